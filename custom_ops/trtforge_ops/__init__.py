@@ -1,0 +1,1 @@
+"""The custom ops that ship with trtforge."""

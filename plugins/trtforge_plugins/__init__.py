@@ -1,0 +1,1 @@
+"""The steps that ship with trtforge, by the public interface only."""

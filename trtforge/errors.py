@@ -1,0 +1,106 @@
+"""Every error that a user can act on: where it happened, what is wrong, what to do.
+
+Each error class carries the exit code of the command line (see ``docs/exit-codes.md``).
+Anything that is not a :class:`TrtforgeError` is a defect of ours and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+from enum import IntEnum
+
+
+class ExitCode(IntEnum):
+    """What the command line returns; the contract with scripts and CI."""
+
+    DONE = 0
+    """Done as asked."""
+    REQUIREMENT_MISSED = 1
+    """Done, but a stated requirement (accuracy, memory, precision, coverage) was not met."""
+    BAD_REQUEST = 2
+    """The request is wrong: recipe, option or file."""
+    STEP_FAILED = 3
+    """A step or TensorRT failed."""
+    ENVIRONMENT_LACKS = 4
+    """The environment lacks something that the request needs."""
+
+
+class TrtforgeError(Exception):
+    """An error with a place, a cause and a remedy.
+
+    Args:
+        what: One sentence that says what is wrong.
+        where: The place, for example ``recipe.yaml:12:9`` or ``stage 'build', step 'tensorrt'``.
+        remedy: What to do about it.
+    """
+
+    exit_code = ExitCode.STEP_FAILED
+
+    def __init__(self, what: str, *, where: str = "", remedy: str = "") -> None:
+        self.what = what
+        self.where = where
+        self.remedy = remedy
+        super().__init__(what, where, remedy)
+
+    def __str__(self) -> str:
+        place = f"{self.where}: " if self.where else ""
+        remedy = f"\n  To do: {self.remedy}" if self.remedy else ""
+        return f"{place}{self.what}{remedy}"
+
+    def at(self, where: str) -> TrtforgeError:
+        """Return the same error with ``where`` put before the place it already has."""
+        place = f"{where}: {self.where}" if self.where else where
+        placed = type(self)(self.what, where=place, remedy=self.remedy)
+        placed.__cause__ = self.__cause__
+        return placed
+
+
+class RequestError(TrtforgeError):
+    """The request is wrong: an option, a shape, a target, a path."""
+
+    exit_code = ExitCode.BAD_REQUEST
+
+
+class RecipeError(RequestError):
+    """The recipe file is wrong; ``where`` is ``file:line:column``."""
+
+
+class ModelError(RequestError):
+    """The model file cannot be read, is not a model, or breaks ONNX's rules."""
+
+
+class DataError(RequestError):
+    """Input data does not fit the model: names, types, shapes, NaN."""
+
+
+class StepError(TrtforgeError):
+    """A step failed; ``where`` names the stage and the step."""
+
+
+class BuildError(StepError):
+    """TensorRT refused a model or failed to build it."""
+
+
+class WorkerError(StepError):
+    """A worker process crashed, hung or ran out of memory."""
+
+
+class CacheError(TrtforgeError):
+    """A stored result is damaged; it is recomputed, never served."""
+
+
+class EnvironmentLacks(TrtforgeError):
+    """A package, driver or device that the request needs is not here."""
+
+    exit_code = ExitCode.ENVIRONMENT_LACKS
+
+
+class PluginError(EnvironmentLacks):
+    """A plugin does not load, or offers something that cannot be used."""
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return ``"Did you mean 'x'?"`` for the known word nearest to ``word``, or ``""``."""
+    near = get_close_matches(word, list(known), n=1, cutoff=0.6)
+    return f"Did you mean {near[0]!r}?" if near else ""
