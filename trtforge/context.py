@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Protocol, TypeVar, cast
 
 from trtforge.artifacts import Artifact, Batches
 from trtforge.errors import StepError
+from trtforge.quantities import ByteSize, ShapeRange
+from trtforge.targets import Target
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
     from trtforge.ops import CustomOp
-    from trtforge.quantities import ByteSize, ShapeRange
-    from trtforge.targets import Target
 
 A = TypeVar("A", bound=Artifact)
 
