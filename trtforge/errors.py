@@ -48,12 +48,9 @@ class TrtforgeError(Exception):
         remedy = f"\n  To do: {self.remedy}" if self.remedy else ""
         return f"{place}{self.what}{remedy}"
 
-    def at(self, where: str) -> TrtforgeError:
-        """Return the same error with ``where`` put before the place it already has."""
-        place = f"{where}: {self.where}" if self.where else where
-        placed = type(self)(self.what, where=place, remedy=self.remedy)
-        placed.__cause__ = self.__cause__
-        return placed
+    def at(self, where: str) -> None:
+        """Put ``where`` before the place that the error already names."""
+        self.where = f"{where}: {self.where}" if self.where else where
 
 
 class RequestError(TrtforgeError):

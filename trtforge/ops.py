@@ -38,7 +38,7 @@ class CustomOp(ABC):
     kernel: ClassVar[str]
     """Template file beside the module: ``bias_gelu.cu.jinja``."""
     function: ClassVar[str]
-    """The same computation as an ONNX function body in ONNX text, so that every ONNX tool runs it."""
+    """The same computation as an ONNX function body in ONNX text, which every ONNX tool runs."""
 
     @abstractmethod
     def shapes(self, *inputs: Shape) -> tuple[Shape, ...]:

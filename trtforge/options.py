@@ -5,10 +5,10 @@ A step's dataclass is the only place where an option is declared; pydantic reads
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, fields
 from functools import cache
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from pydantic import PydanticUserError, TypeAdapter, ValidationError
 
@@ -37,19 +37,23 @@ class OptionErrors(RequestError):
         super().__init__("; ".join(problem.text for problem in problems))
 
 
-@cache
 def adapter(cls: type[T]) -> TypeAdapter[T]:
     """Return pydantic's reader of the dataclass ``cls``.
 
     Raises:
         RequestError: a field's type cannot be understood at run time.
     """
+    return cast("TypeAdapter[T]", _adapter(cls))
+
+
+@cache
+def _adapter(cls: Hashable) -> TypeAdapter[object]:
     try:
-        reader = TypeAdapter(cls)
+        reader = TypeAdapter(cast("type[object]", cls))
         reader.rebuild(raise_errors=True)
     except (PydanticUserError, NameError, TypeError) as error:
         raise RequestError(
-            f"the options of {cls.__module__}.{cls.__qualname__} cannot be read: {error}",
+            f"the options of {cls!r} cannot be read: {error}",
             remedy="import the types of its fields at run time, not under TYPE_CHECKING",
         ) from error
     return reader

@@ -84,7 +84,9 @@ def read(path: Path, host: Host, settings: Iterable[Setting] = ()) -> Recipe:
     return _Reader(read_yaml(path), path.stem, host).read(tuple(settings))
 
 
-def parse(text: str, host: Host, source: str = "recipe", settings: Iterable[Setting] = ()) -> Recipe:
+def parse(
+    text: str, host: Host, source: str = "recipe", settings: Iterable[Setting] = ()
+) -> Recipe:
     """Read a recipe from ``text``; ``source`` names it in messages. Raises :class:`RecipeError`."""
     return _Reader(parse_yaml(text, source), Path(source).stem, host).read(tuple(settings))
 
@@ -184,7 +186,9 @@ class _Reader:
         for index, item in enumerate(listed):
             path: Location = ("shapes", index) if isinstance(value, list) else ("shapes",)
             if not isinstance(item, dict):
-                self._report(path, "shapes is a mapping of input names to shapes, or a list of them")
+                self._report(
+                    path, "shapes is a mapping of input names to shapes, or a list of them"
+                )
                 continue
             ranges = {
                 name: self._attempt((*path, name), ShapeRange.read, shape)
@@ -254,6 +258,7 @@ class _Reader:
         return Stage(name, tuple(step for step in steps if step), repeat)
 
     def _step(self, item: Any, path: Location, settings: tuple[Setting, ...]) -> Step | None:
+        options: Any
         if isinstance(item, str):
             name, options = item, {}
         elif isinstance(item, dict) and len(item) == 1:
@@ -275,7 +280,8 @@ class _Reader:
                     self._unknown_setting(cls, setting)
                     return None
                 options = {**options, setting.option: setting.value}
-        return self._bind(cls, options, f"step {name!r}", path)
+        bound: Step | None = self._bind(cls, options, f"step {name!r}", path)
+        return bound
 
     def _unknown_setting(self, cls: type[Step], setting: Setting) -> None:
         names = option_names(cls)
@@ -322,6 +328,4 @@ def with_request(
     targets: tuple[Target, ...] = (),
 ) -> Recipe:
     """Return ``recipe`` with the shapes and targets that the command line gave, if it gave any."""
-    return replace(
-        recipe, profiles=profiles or recipe.profiles, targets=targets or recipe.targets
-    )
+    return replace(recipe, profiles=profiles or recipe.profiles, targets=targets or recipe.targets)

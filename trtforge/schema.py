@@ -87,7 +87,7 @@ def _lift(schema: dict[str, Any], definitions: dict[str, Any]) -> dict[str, Any]
 
 
 def _shape() -> dict[str, Any]:
-    return Dims.__get_pydantic_json_schema__(None, None)  # type: ignore[arg-type]  # both unused
+    return json_schema(Dims)
 
 
 def _profile() -> dict[str, Any]:

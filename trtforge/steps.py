@@ -32,7 +32,7 @@ class Step(ABC):
     gives: ClassVar[tuple[type[Artifact], ...]] = ()
     """Artifacts that this step gives."""
     checkpoint: ClassVar[bool] = True
-    """Whether the result is worth a cache entry of its own; quick graph edits are cached together."""
+    """Whether the result is worth a cache entry of its own; quick edits are cached together."""
     cacheable: ClassVar[bool] = True
     """False for steps that must run each time, for example measurements."""
 
@@ -134,7 +134,7 @@ class Profiler(Step):
 
 @dataclass(frozen=True)
 class Importer(Step):
-    """Reads a model of some framework. The runner picks one by the source unless a recipe names it."""
+    """Reads a model of some framework; chosen by the source unless a recipe names it."""
 
     checkpoint: ClassVar[bool] = True
 

@@ -142,7 +142,9 @@ def _scalar(node: Any, where: str) -> str | int | float | bool | None:
         if kind == "int":
             return int(text.replace("_", ""), 0)
         if kind == "float":
-            return float(text.replace("_", "").lower().replace(".inf", "inf").replace(".nan", "nan"))
+            return float(
+                text.replace("_", "").lower().replace(".inf", "inf").replace(".nan", "nan")
+            )
     except ValueError:
         return text
     if kind in ("str", "timestamp", "value", "merge"):

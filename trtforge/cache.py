@@ -1,0 +1,277 @@
+"""The step cache: what a step made of a model, by content, so that nothing is done twice.
+
+A key covers the model, the artifacts, the step with its options, the code of its package, the
+files it reads, and the facts of the environment that matter. A change of any of them is a miss.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
+from functools import cache, partial
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from trtforge.artifact_file import ArtifactFiles
+from trtforge.artifacts import Artifact
+from trtforge.context import Context, Request
+from trtforge.errors import DataError
+from trtforge.options import adapter, as_data
+from trtforge.records import StepRecord
+from trtforge.steps import Step
+from trtforge.store import Blobs, ModelFreezer, atomic_file, digest, file_digest, write_tensor
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+FORMAT = 1
+LIBRARIES = ("numpy", "onnx", "onnx-ir", "onnx-graphsurgeon", "onnxruntime", "ml_dtypes")
+DEFAULT_LIMIT = 20 * 2**30
+CODE_SUFFIXES = (".py", ".jinja", ".cu", ".yaml")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A stored state after some steps."""
+
+    model: str
+    """Key of the frozen model."""
+    weights: Mapping[str, tuple[str, int, int, int]]
+    """Weights that stay in the user's file: key to path, offset, file size, modification time."""
+    artifacts: tuple[Mapping[str, Any], ...]
+    records: tuple[Mapping[str, Any], ...]
+
+    @property
+    def state(self) -> str:
+        """Hash of the model and the artifacts: the start of the next key."""
+        return state_key(self.model, self.artifacts)
+
+
+def default_root() -> Path:
+    """Return the cache folder: ``$TRTFORGE_CACHE``, or the user's own cache folder."""
+    from platformdirs import user_cache_path
+
+    chosen = os.environ.get("TRTFORGE_CACHE")
+    return Path(chosen) if chosen else user_cache_path("trtforge")
+
+
+def state_key(model: str, artifacts: Iterable[Mapping[str, Any]]) -> str:
+    """Return the hash of a model's key and encoded artifacts."""
+    ordered = sorted(json.dumps(artifact, sort_keys=True) for artifact in artifacts)
+    return digest("\n".join([model, *ordered]).encode())
+
+
+def step_key(step: Step) -> dict[str, Any]:
+    """Return everything about ``step`` that decides its result.
+
+    Raises:
+        DataError: a file that it reads is not there.
+    """
+    return {
+        "name": step.name,
+        "options": as_data(step),
+        "code": code_digest(type(step).__module__.partition(".")[0]),
+        "environment": dict(step.environment()),
+        "files": {str(path): _content(path, step) for path in step.reads()},
+    }
+
+
+def _content(path: Path, step: Step) -> str:
+    try:
+        return file_digest(path)
+    except OSError as error:
+        raise DataError(
+            f"{path} cannot be read: {error.strerror}", where=f"step {step.name!r}"
+        ) from error
+
+
+def request_key(request: Request) -> dict[str, Any]:
+    """Return what of the request decides results: profiles and targets."""
+    profiles = [{name: str(shape) for name, shape in p.items()} for p in request.profiles]
+    return {"profiles": profiles, "targets": [target.name for target in request.targets]}
+
+
+@cache
+def code_digest(package: str) -> str:
+    """Return the hash of the code files of a top-level package or module."""
+    origin = Path(import_module(package).__file__ or "")
+    files = [origin]
+    if origin.name == "__init__.py":
+        files = [path for path in origin.parent.rglob("*") if path.suffix in CODE_SUFFIXES]
+    return digest("".join(file_digest(path) for path in sorted(files)).encode())
+
+
+@cache
+def library_versions() -> dict[str, str]:
+    """Return the versions of the libraries that every result may depend on."""
+    versions = {}
+    for library in LIBRARIES:
+        try:
+            versions[library] = version(library)
+        except PackageNotFoundError:
+            versions[library] = ""
+    return versions
+
+
+class StepCache:
+    """A folder of entries and blobs.
+
+    Args:
+        root: The folder; made when it is first written to.
+        known: Artifact classes that may be read back, by ``module:Class``.
+        limit: Size in bytes above which the least recently used entries go.
+    """
+
+    def __init__(
+        self, root: Path, known: Mapping[str, type[Artifact]], limit: int = DEFAULT_LIMIT
+    ) -> None:
+        self.root = root
+        self.blobs = Blobs(root / "blobs")
+        self._entries = root / "entries"
+        self._known = known
+        self._limit = limit
+        self._freezer = ModelFreezer()
+
+    def key(self, state: str, steps: Iterable[Step], repeat: int, request: Request) -> str:
+        """Return the key of applying ``steps`` to a state."""
+        parts = {
+            "format": FORMAT,
+            "state": state,
+            "steps": [step_key(step) for step in steps],
+            "repeat": repeat,
+            "request": request_key(request),
+            "libraries": library_versions(),
+            "host": code_digest("trtforge"),
+        }
+        return digest(json.dumps(parts, sort_keys=True, default=str).encode())
+
+    def find(self, key: str) -> Entry | None:
+        """Return the entry of ``key``; a damaged one counts as none."""
+        path = self._entries / f"{key}.json"
+        try:
+            data = json.loads(path.read_bytes())
+            entry = adapter(Entry).validate_python(data)
+        except (OSError, ValueError):
+            return None
+        if not all(self._is_there(name, entry) for name in [entry.model, *entry.weights]):
+            return None
+        os.utime(path)
+        return entry
+
+    def _is_there(self, key: str, entry: Entry) -> bool:
+        if key not in entry.weights:
+            return self.blobs.path(key).is_file()
+        path, _, size, modified = entry.weights[key]
+        try:
+            stat = Path(path).stat()
+        except OSError:
+            return False
+        return (stat.st_size, stat.st_mtime_ns) == (size, modified)
+
+    def freeze(
+        self, ctx: Context, artifacts: Iterable[Artifact], records: Iterable[StepRecord]
+    ) -> Entry:
+        """Store the model of ``ctx`` and ``artifacts``; return the entry, not yet under a key."""
+        frozen = self._freezer.freeze(ctx.model)
+        self.blobs.put_bytes(frozen.graph)
+        own: dict[str, tuple[str, int, int, int]] = {}
+        for key, tensor in frozen.weights.items():
+            place = self._user_file(tensor)
+            if place:
+                own[key] = place
+            else:
+                self.blobs.put(key, partial(write_tensor, tensor))
+        files = ArtifactFiles(self.blobs, ctx.workdir)
+        encoded = tuple(files.encode(artifact) for artifact in artifacts)
+        return Entry(frozen.key, own, encoded, tuple(asdict(record) for record in records))
+
+    def _user_file(self, tensor: ir.TensorProtocol) -> tuple[str, int, int, int] | None:
+        """Return where a memory-mapped weight lies, unless in this store."""
+        import onnx_ir as ir
+
+        if not isinstance(tensor, ir.ExternalTensor):
+            return None
+        path = Path(tensor.path).resolve()
+        if path.is_relative_to(self.root.resolve()):
+            return None
+        stat = path.stat()
+        return str(path), tensor.offset or 0, stat.st_size, stat.st_mtime_ns
+
+    def save(self, key: str, entry: Entry) -> None:
+        """Store ``entry`` under ``key``."""
+        with atomic_file(self._entries / f"{key}.json") as file:
+            file.write(json.dumps(asdict(entry)).encode())
+
+    def restore(self, entry: Entry, ctx: Context) -> None:
+        """Put the model and the artifacts of ``entry`` into ``ctx``.
+
+        Raises:
+            CacheError: something stored is missing or damaged; ``ctx`` is then unchanged.
+        """
+
+        def locate(key: str) -> tuple[Path, int]:
+            if key in entry.weights:
+                path, offset, _, _ = entry.weights[key]
+                return Path(path), offset
+            return self.blobs.checked(key), 0
+
+        model = self._freezer.thaw(self.blobs.read(entry.model), locate)
+        files = ArtifactFiles(self.blobs, ctx.workdir)
+        artifacts = [files.decode(data, self._known) for data in entry.artifacts]
+        ctx.model = model
+        ctx.artifacts = {type(artifact): artifact for artifact in artifacts}
+
+    def records(self, entry: Entry) -> tuple[StepRecord, ...]:
+        """Return the records of ``entry``, marked as cached."""
+        made = (adapter(StepRecord).validate_python(dict(record)) for record in entry.records)
+        return tuple(replace(record, cached=True, seconds=0.0) for record in made)
+
+    def prune(self) -> int:
+        """Remove the least recently used entries above the size limit; return bytes freed."""
+        newest_first = sorted(
+            self._entries.glob("*.json"), key=lambda path: path.stat().st_mtime, reverse=True
+        )
+        kept: set[str] = set()
+        size = 0
+        for path in newest_first:
+            named = _blob_names(path.read_text())
+            size += sum(_size(self.blobs.path(key)) for key in named - kept)
+            if size > self._limit:
+                path.unlink(missing_ok=True)
+            else:
+                kept |= named
+        return self._sweep(kept) if size > self._limit else 0
+
+    def _sweep(self, kept: set[str]) -> int:
+        freed = 0
+        an_hour_ago = time.time() - 3600  # a run that is under way may not have its entry yet
+        for path in self.blobs.root.glob("*/*"):
+            if path.name not in kept and path.stat().st_mtime < an_hour_ago:
+                freed += _size(path)
+                path.unlink(missing_ok=True)
+        return freed
+
+
+def _blob_names(text: str) -> set[str]:
+    """Return every string in an entry that has the form of a blob's name."""
+    import re
+
+    return set(re.findall(r'"([0-9a-f]{40})"', text))
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
+
+
+def known_artifacts(steps: Iterable[type[Step]]) -> dict[str, type[Artifact]]:
+    """Return the artifact classes that the installed steps give, by ``module:Class``."""
+    classes = {cls for step in steps for cls in step.gives}
+    return {f"{cls.__module__}:{cls.__qualname__}": cls for cls in classes}

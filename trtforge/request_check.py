@@ -1,0 +1,87 @@
+"""Holds the shapes that a recipe names against the model's inputs, before anything runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from trtforge.errors import RequestError, did_you_mean
+from trtforge.quantities import ShapeRange
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    from trtforge.context import Request
+
+
+def check_profiles(model: ir.Model, request: Request, *, will_build: bool) -> None:
+    """Refuse profiles that do not fit the model.
+
+    Raises:
+        RequestError: an unknown input, another rank, another static dimension, or a dynamic input
+            without a shape although the recipe builds an engine.
+    """
+    inputs = {
+        value.name or "": value
+        for value in model.graph.inputs
+        if (value.name or "") not in model.graph.initializers
+    }
+    for profile in request.profiles:
+        for name, shapes in profile.items():
+            if name not in inputs:
+                hint = did_you_mean(name, inputs) or f"It has: {', '.join(inputs)}."
+                raise RequestError(f"shapes: the model has no input {name!r}. {hint}")
+            _check_range(name, inputs[name].shape, shapes)
+    if will_build:
+        _refuse_missing(inputs, request.profiles or ({},))
+
+
+def _check_range(name: str, declared: ir.Shape | None, shapes: ShapeRange) -> None:
+    if declared is None:
+        return
+    if len(declared) != len(shapes.opt):
+        raise RequestError(
+            f"shapes: input {name!r} has rank {len(declared)} ({_text(declared)}), "
+            f"but {shapes} has rank {len(shapes.opt)}"
+        )
+    for axis, dim in enumerate(declared.dims):
+        if isinstance(dim, int) and not shapes.min[axis] == dim == shapes.max[axis]:
+            raise RequestError(
+                f"shapes: dimension {axis} of input {name!r} is {dim} in the model "
+                f"({_text(declared)}), but {shapes} asks for another"
+            )
+
+
+def _refuse_missing(
+    inputs: Mapping[str, ir.Value], profiles: tuple[Mapping[str, ShapeRange], ...]
+) -> None:
+    for profile in profiles:
+        missing = [
+            name
+            for name, value in inputs.items()
+            if name not in profile and (value.shape is None or not value.shape.is_static())
+        ]
+        if missing:
+            first = inputs[missing[0]]
+            raise RequestError(
+                f"the input {missing[0]!r} is dynamic ({_text(first.shape)}) and the recipe gives "
+                "no shape for it",
+                remedy=f"add to the recipe: shapes: {{{missing[0]}: {_example(first.shape)}}}, "
+                f"or give --shape '{missing[0]}=MIN:OPT:MAX'",
+            )
+
+
+def _text(shape: ir.Shape | None) -> str:
+    if shape is None:
+        return "of unknown rank"
+    return "x".join(str(dim if isinstance(dim, int) else dim.value or "?") for dim in shape.dims)
+
+
+def _example(shape: ir.Shape | None) -> str:
+    if shape is None:
+        return "{min: …, opt: …, max: …}"
+
+    def filled(dynamic: int) -> str:
+        return "x".join(str(dim if isinstance(dim, int) else dynamic) for dim in shape.dims)
+
+    return f"{{min: {filled(1)}, opt: {filled(8)}, max: {filled(32)}}}"

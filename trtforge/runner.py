@@ -1,0 +1,268 @@
+"""Runs a recipe: import, stages, verdict; each step through the cache and the hook."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from trtforge.artifacts import Artifact
+from trtforge.cache import Entry, StepCache
+from trtforge.context import Context, Progress
+from trtforge.errors import CacheError, StepError, TrtforgeError
+from trtforge.host import Host
+from trtforge.options import as_data
+from trtforge.recipe import Recipe, Stage
+from trtforge.records import StepRecord
+from trtforge.steps import Backend, Importer, Step
+
+NOTHING = "no model yet"
+
+
+class Observer(Progress, Protocol):
+    """Whoever watches a run: the terminal, a JSON stream, a test."""
+
+    def step_started(self, stage: str, step: str) -> None:
+        """A step begins."""
+
+    def step_finished(self, record: StepRecord) -> None:
+        """A step ended, or was taken from the cache."""
+
+    def message(self, text: str) -> None:
+        """Something worth a line happened."""
+
+
+@dataclass(frozen=True)
+class Unit:
+    """Steps that share one cache entry."""
+
+    stage: str
+    steps: tuple[Step, ...]
+    repeat: int = 1
+
+    @property
+    def cacheable(self) -> bool:
+        """Whether the result may be stored and reused."""
+        return all(step.cacheable for step in self.steps)
+
+    @property
+    def imports(self) -> bool:
+        """Whether it brings the model in."""
+        return any(isinstance(step, Importer) for step in self.steps)
+
+
+@dataclass(frozen=True)
+class PlannedStep:
+    """A line of the plan that ``--dry-run`` prints."""
+
+    stage: str
+    step: Step
+    cached: bool
+
+
+def units(stages: Sequence[Stage]) -> Iterator[Unit]:
+    """Split stages into units: a repeated stage is one, and so are neighbouring graph edits."""
+    for stage in stages:
+        if stage.repeat > 1:
+            yield Unit(stage.name, stage.steps, stage.repeat)
+            continue
+        quick: list[Step] = []
+        for step in stage.steps:
+            if step.checkpoint or not step.cacheable:
+                if quick:
+                    yield Unit(stage.name, tuple(quick))
+                    quick = []
+                yield Unit(stage.name, (step,))
+            else:
+                quick.append(step)
+        if quick:
+            yield Unit(stage.name, tuple(quick))
+
+
+class Runner:
+    """Runs the stages of a recipe on a context.
+
+    Args:
+        host: Runs steps through the plugins' hooks.
+        cache: Where results are kept, or None to keep none.
+        observer: Is told what happens.
+        imported: Called with the context when its model has been imported.
+    """
+
+    def __init__(
+        self,
+        host: Host,
+        cache: StepCache | None,
+        observer: Observer,
+        imported: Callable[[Context], None],
+    ) -> None:
+        self._host = host
+        self._cache = cache
+        self._observer = observer
+        self._imported = imported
+        self._reading = True
+        self._waiting: Entry | None = None  # a stored state that nobody needed to load yet
+        self._volatile: set[type[Artifact]] = set()  # given by steps that are never cached
+        self.records: list[StepRecord] = []
+
+    def run(self, recipe: Recipe, ctx: Context) -> None:
+        """Run all stages of ``recipe``; afterwards ``ctx`` holds the model and the artifacts.
+
+        A damaged cache entry is noticed when it is needed; everything is then computed anew.
+
+        Raises:
+            StepError: a step failed; the message names stage and step.
+        """
+        try:
+            self._run(recipe, ctx)
+        except CacheError as error:
+            self._observer.message(f"{error.what}; computing everything anew")
+            self._reading, self._waiting = False, None
+            self.records.clear()
+            ctx.artifacts.clear()
+            self._run(recipe, ctx)
+
+    def plan(self, recipe: Recipe, ctx: Context) -> list[PlannedStep]:
+        """Return what :meth:`run` would do; only the import is really done."""
+        state: str | None = None
+        planned = []
+        for unit in units(recipe.stages):
+            if unit.imports:
+                self._run_unit(unit, ctx)
+                self._imported(ctx)
+                state = self._freeze(ctx, ()).state if self._cache else None
+                planned += [PlannedStep(unit.stage, step, cached=False) for step in unit.steps]
+                continue
+            entry = self._find(self._key(unit, state, ctx))
+            if unit.cacheable:
+                state = entry.state if entry else None
+            planned += [PlannedStep(unit.stage, s, cached=entry is not None) for s in unit.steps]
+        return planned
+
+    def _run(self, recipe: Recipe, ctx: Context) -> None:
+        state: str | None = NOTHING
+        todo = list(units(recipe.stages))
+        for index, unit in enumerate(todo):
+            key = self._key(unit, state, ctx)
+            entry = self._find(key)
+            if entry is not None:
+                self._take(entry)
+                state = entry.state
+            else:
+                self._materialize(ctx)
+                self._warm_up(todo[index:])
+                state = self._run_and_keep(unit, key, state, ctx)
+            if unit.imports:
+                self._materialize(ctx)
+                self._imported(ctx)
+        self._materialize(ctx)
+
+    def _run_and_keep(
+        self, unit: Unit, key: str | None, state: str | None, ctx: Context
+    ) -> str | None:
+        first = len(self.records)
+        changes = self._run_unit(unit, ctx)
+        if self._cache is None or state is None:
+            return None
+        if not unit.cacheable:
+            self._volatile.update(kind for step in unit.steps for kind in step.gives)
+            if not changes and not unit.imports:
+                return state
+        entry = self._freeze(ctx, self.records[first:])
+        if key is not None:
+            self._cache.save(key, entry)
+        return entry.state
+
+    def _freeze(self, ctx: Context, records: Sequence[StepRecord]) -> Entry:
+        assert self._cache is not None  # noqa: S101  # callers have looked
+        lasting = [made for kind, made in ctx.artifacts.items() if kind not in self._volatile]
+        return self._cache.freeze(ctx, lasting, records)
+
+    def _key(self, unit: Unit, state: str | None, ctx: Context) -> str | None:
+        if self._cache is None or state is None or not unit.cacheable:
+            return None
+        return self._cache.key(state, unit.steps, unit.repeat, ctx.request)
+
+    def _find(self, key: str | None) -> Entry | None:
+        return self._cache.find(key) if self._cache and key and self._reading else None
+
+    def _take(self, entry: Entry) -> None:
+        assert self._cache is not None  # noqa: S101  # the entry came from it
+        self._waiting = entry
+        for record in self._cache.records(entry):
+            self.records.append(record)
+            self._observer.step_finished(record)
+
+    def _materialize(self, ctx: Context) -> None:
+        if self._waiting is None or self._cache is None:
+            return
+        volatile = {k: made for k, made in ctx.artifacts.items() if k in self._volatile}
+        self._cache.restore(self._waiting, ctx)
+        ctx.artifacts.update(volatile)
+        self._waiting = None
+
+    def _warm_up(self, rest: Sequence[Unit]) -> None:
+        """Let steps that will run soon start what takes long to start."""
+
+    def _run_unit(self, unit: Unit, ctx: Context) -> int:
+        total = 0
+        for round_ in range(1, unit.repeat + 1):
+            changes = sum([self._run_step(unit.stage, step, round_, ctx) for step in unit.steps])
+            total += changes
+            if not changes:
+                break
+        return total
+
+    def _run_step(self, stage: str, step: Step, round_: int, ctx: Context) -> int:
+        self._observer.step_started(stage, step.name)
+        ctx.notes.clear()
+        before = dict(ctx.artifacts)
+        started = time.perf_counter()
+        record = StepRecord(stage, step.name, round_, as_data(step), 0, 0.0, 0)
+        where = f"stage {stage!r}, step {step.name!r}"
+        try:
+            changes = self._host.run_step(step, ctx)
+            gave = _refuse_undeclared(step, before, ctx)
+        except Exception as error:
+            self._finish(replace(record, error=_text(error)), ctx, started)
+            if isinstance(error, TrtforgeError):
+                error.at(where)
+                raise
+            owner = self._host.owner(step.name)
+            remedy = f"this is a defect of {owner}; please report it with the model and the recipe"
+            raise StepError(_text(error), where=where, remedy=remedy) from error
+        self._finish(replace(record, changes=changes, gave=gave), ctx, started)
+        return changes
+
+    def _finish(self, record: StepRecord, ctx: Context, started: float) -> None:
+        record = replace(
+            record,
+            seconds=time.perf_counter() - started,
+            nodes=sum(1 for _ in ctx.model.graph.all_nodes()),
+            notes=tuple(ctx.notes),
+        )
+        self.records.append(record)
+        self._observer.step_finished(record)
+
+
+def _refuse_undeclared(
+    step: Step, before: Mapping[type[Artifact], Artifact], ctx: Context
+) -> tuple[str, ...]:
+    """Return the names of the artifacts that ``step`` gave; each must be declared."""
+    gave = [kind for kind, made in ctx.artifacts.items() if before.get(kind) is not made]
+    undeclared = [kind.__name__ for kind in gave if kind not in step.gives]
+    if undeclared:
+        raise StepError(f"it gave {', '.join(undeclared)}, which its `gives` does not declare")
+    return tuple(kind.__name__ for kind in gave)
+
+
+def _text(error: Exception) -> str:
+    if isinstance(error, TrtforgeError):
+        return str(error)
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+
+
+def builds(recipe: Recipe) -> bool:
+    """Whether the recipe builds an engine."""
+    return any(isinstance(step, Backend) for step in recipe.steps)
