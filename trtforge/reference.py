@@ -1,0 +1,239 @@
+"""The reference: a model's outputs as ONNX Runtime computes them, on the CPU or a CUDA GPU.
+
+Settings are chosen for truth first, then speed (figures: ResNet-50, ``docs/reference.md``):
+
+* All graph optimizations are on, but not the fusion of Q/DQ into integer kernels. That one changes
+  results (and saturates on CPUs without VNNI); the others only reorder float32 sums.
+* float16 and bfloat16 are rounded as the model says, see :mod:`trtforge.rounding`.
+* On CUDA, TF32 is off: it keeps 10 of float32's 23 bits.
+* Weights are handed over in memory, so a model may be of any size and nothing is written to disk.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import onnx_ir as ir
+
+from trtforge import model_file
+from trtforge.errors import (
+    DataError,
+    EnvironmentLacks,
+    ModelError,
+    StepError,
+    TrtforgeError,
+    did_you_mean,
+)
+from trtforge.rounding import computes_in_half, round_explicitly
+
+if TYPE_CHECKING:
+    from trtforge.artifacts import Array
+
+Provider = Literal["auto", "cpu", "cuda"]
+CPU = "CPUExecutionProvider"
+CUDA = "CUDAExecutionProvider"
+_CUDA_OPTIONS = {"use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"}
+_SHARED_OVER = 1024  # bytes; smaller initializers travel inside the serialized model
+_SHAREABLE = frozenset({"float64", "float32", "float16", "int64", "int32", "int8", "uint8"})
+_TEXT = 600  # characters of ONNX Runtime's own message that are shown
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """Name, type and shape of a model's input or output."""
+
+    name: str
+    dtype: np.dtype[Any]
+    shape: tuple[int | str | None, ...]
+    """A name or None stands for a dynamic dimension."""
+
+
+class Reference:
+    """A model ready to run under ONNX Runtime.
+
+    Args:
+        model: An ONNX file, or a model in memory, which stays as it is.
+        provider: ``auto`` takes CUDA where it works, else the CPU.
+        optimize: Whether ONNX Runtime may optimize the graph.
+        threads: Threads within one operator; None: one per CPU core.
+
+    Raises:
+        ModelError: the file is no model that ONNX Runtime takes.
+        StepError: the same for a model in memory.
+        EnvironmentLacks: ``cuda`` is asked for and does not work here.
+    """
+
+    def __init__(
+        self,
+        model: str | os.PathLike[str] | ir.Model,
+        *,
+        provider: Provider = "auto",
+        optimize: bool = True,
+        threads: int | None = None,
+    ) -> None:
+        loaded = model if isinstance(model, ir.Model) else model_file.load(model)
+        where = "" if isinstance(model, ir.Model) else str(model)
+        self.inputs = tuple(
+            _spec(value) for value in loaded.graph.inputs if not value.is_initializer()
+        )
+        self.outputs = tuple(_spec(value) for value in loaded.graph.outputs)
+        self.provider = _choose(provider)
+        with _creating(where):
+            self._session = _start(loaded, self.provider, optimize=optimize, threads=threads)
+            if self.provider == CUDA and CUDA not in self._session.get_providers():
+                if provider == "cuda":
+                    raise _no_cuda("ONNX Runtime could not start it and fell back to the CPU")
+                self.provider = CPU
+                self._session = _start(loaded, CPU, optimize=optimize, threads=threads)
+
+    def run(self, feed: Mapping[str, Array]) -> dict[str, Array]:
+        """Return the outputs by name, in the model's order.
+
+        Raises:
+            DataError: an input is missing, unknown, or of another type or shape.
+            StepError: ONNX Runtime failed while running.
+        """
+        self._check(feed)
+        wide = {name: _widened(np.asarray(array)) for name, array in feed.items()}
+        names = [spec.name for spec in self.outputs]
+        with _running():
+            values = self._session.run(names, wide)
+        return {
+            spec.name: value.astype(spec.dtype) if _is_bfloat16(spec.dtype) else value
+            for spec, value in zip(self.outputs, values, strict=True)
+        }
+
+    def _check(self, feed: Mapping[str, Array]) -> None:
+        known = {spec.name: spec for spec in self.inputs}
+        missing = [name for name in known if name not in feed]
+        if missing:
+            raise DataError(
+                f"no data for input {missing[0]!r}; there is {', '.join(feed) or 'none'}"
+            )
+        for name, array in feed.items():
+            if name not in known:
+                hint = did_you_mean(name, known)
+                raise DataError(f"the model has no input {name!r}. {hint}".strip())
+            if array.dtype != known[name].dtype:
+                raise DataError(f"input {name!r} has type {array.dtype}, not {known[name].dtype}")
+
+
+def _spec(value: ir.Value) -> TensorSpec:
+    if value.dtype is None:
+        raise ModelError(f"input or output {value.name!r} has no type")
+    shape = tuple(dim if isinstance(dim, int) else dim.value for dim in value.shape or ())
+    return TensorSpec(value.name or "", np.dtype(value.dtype.numpy()), shape)
+
+
+def _is_bfloat16(dtype: np.dtype[Any]) -> bool:
+    return dtype.name == "bfloat16"
+
+
+def _widened(array: Array) -> Array:
+    """NumPy cannot hand bfloat16 to ONNX Runtime; :func:`round_explicitly` takes float32."""
+    return array.astype(np.float32) if _is_bfloat16(array.dtype) else array
+
+
+def _choose(provider: Provider) -> str:
+    import onnxruntime
+
+    if provider == "cpu":
+        return CPU
+    if CUDA in onnxruntime.get_available_providers():
+        if hasattr(onnxruntime, "preload_dlls"):
+            onnxruntime.preload_dlls(directory="")  # finds CUDA and cuDNN of pip packages
+        return CUDA
+    if provider == "cuda":
+        raise _no_cuda("this build of ONNX Runtime has no CUDA provider")
+    return CPU
+
+
+def _no_cuda(why: str) -> EnvironmentLacks:
+    return EnvironmentLacks(
+        f"the CUDA provider is asked for, but {why}",
+        remedy="install onnxruntime-gpu[cuda,cudnn], or use provider: cpu",
+    )
+
+
+def _options(*, optimize: bool, threads: int | None) -> Any:
+    import onnxruntime
+
+    levels = onnxruntime.GraphOptimizationLevel
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimize else levels.ORT_DISABLE_ALL
+    options.log_severity_level = 4  # errors reach us as exceptions
+    options.intra_op_num_threads = threads or 0
+    options.add_session_config_entry("session.disable_quant_qdq", "1")
+    # Two sessions are compared in turn: threads of the idle one must not spin.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return options
+
+
+def _start(model: ir.Model, provider: str, *, optimize: bool, threads: int | None) -> Any:
+    """Return a session that runs ``model``, which stays as it is."""
+    from onnxruntime import InferenceSession
+
+    options = _options(optimize=optimize, threads=threads)
+    ends = (*model.graph.inputs, *model.graph.outputs)
+    rounds = provider == CPU or any(value.dtype == ir.DataType.BFLOAT16 for value in ends)
+    runnable = round_explicitly(model) if rounds and computes_in_half(model) else model.clone()
+    weights = _share_weights(runnable, options)
+    proto: bytes = ir.serde.serialize_model(runnable).SerializeToString()
+    providers: list[Any] = [(CUDA, _CUDA_OPTIONS), CPU] if provider == CUDA else [CPU]
+    session = InferenceSession(proto, options, providers=providers)
+    session.trtforge_weights = weights  # ONNX Runtime reads them where they lie
+    return session
+
+
+def _share_weights(model: ir.Model, options: Any) -> list[Any]:
+    """Take large weights out of ``model`` and give them to the session as they lie in memory."""
+    from onnxruntime import OrtValue
+
+    names, values = [], []
+    for name, value in model.graph.initializers.items():
+        tensor = value.const_value
+        if tensor is None or tensor.nbytes < _SHARED_OVER:
+            continue
+        array = np.ascontiguousarray(tensor.numpy())
+        if array.dtype.name not in _SHAREABLE:
+            continue
+        names.append(name)
+        values.append(OrtValue.ortvalue_from_numpy(array))
+        value.const_value = ir.ExternalTensor(
+            "in-memory", 0, array.nbytes, tensor.dtype, shape=ir.Shape(array.shape), name=name
+        )
+    if names:
+        options.add_external_initializers(names, values)
+    return values
+
+
+@contextmanager
+def _creating(where: str) -> Iterator[None]:
+    kind = ModelError if where else StepError
+    try:
+        yield
+    except TrtforgeError:
+        raise
+    except Exception as error:  # ONNX Runtime's exceptions share no base class of their own
+        raise kind(f"ONNX Runtime does not take the model: {_text(error)}", where=where) from error
+
+
+@contextmanager
+def _running() -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # as above
+        name = type(error).__name__
+        kind = DataError if name == "InvalidArgument" else StepError
+        raise kind(f"ONNX Runtime failed while running the model: {_text(error)}") from error
+
+
+def _text(error: Exception) -> str:
+    """Return ONNX Runtime's message on one line, without its prefix, cut to a readable length."""
+    text = " ".join(str(error).split()).removeprefix("[ONNXRuntimeError] : ")
+    return text if len(text) <= _TEXT else f"{text[:_TEXT]} …"
