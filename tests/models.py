@@ -237,7 +237,7 @@ def bert(
     b = Builder(np.random.default_rng(seed))
     for name, array in (
         ("zero", np.int64([0])), ("one", np.int64([1])), ("two", np.int64([2])),
-        ("heads", np.int64([0, 0, size.heads, size.head])), 
+        ("heads", np.int64([0, 0, size.heads, size.head])),
         ("merged", np.int64([0, 0, size.hidden])),
         ("mask_axes", np.int64([1, 2])), ("last", np.int64([-1])), ("ones", np.float32(1.0)),
         ("masked", np.float32(-10000.0)), ("root", np.float32(size.head**-0.5)),
