@@ -1,0 +1,151 @@
+"""Two models on the same inputs: what ``verify``, ``--verify-each`` and ``bisect`` rest on."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from math import inf
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from trtforge.artifacts import Batches, Comparison, OutputComparison
+from trtforge.compare import compare
+from trtforge.context import Progress, Silent
+from trtforge.feeds import first
+from trtforge.reference import Provider, Reference, TensorSpec
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    from trtforge.artifacts import Array
+
+    Outputs = Mapping[str, Array]
+
+
+def compare_models(  # noqa: PLR0913  # two models, the data, and how to run them
+    given: str | os.PathLike[str] | ir.Model,
+    final: str | os.PathLike[str] | ir.Model,
+    batches: Batches,
+    *,
+    count: int | None = None,
+    provider: Provider = "auto",
+    progress: Progress | None = None,
+) -> Comparison:
+    """Run both models on ``batches`` under ONNX Runtime and compare all outputs.
+
+    Where the data has labels and the first output has one row of scores a sample, the task
+    accuracy (share of samples whose largest score is at the label) of both is given as well.
+
+    Args:
+        given: What is taken for right.
+        final: What is held against it.
+        batches: Inputs by the given model's names.
+        count: How many samples; None: all.
+        provider: See :class:`~trtforge.reference.Reference`.
+        progress: Is told how far it is.
+
+    Raises:
+        ModelError, StepError: ONNX Runtime does not take or run one of the models.
+        DataError: the data does not fit the given model.
+    """
+    with ThreadPoolExecutor(2) as pool:  # making a session mostly takes one core
+        futures = [pool.submit(Reference, model, provider=provider) for model in (given, final)]
+        expected, actual = (future.result() for future in futures)
+    dynamic = all(spec.shape and not isinstance(spec.shape[0], int) for spec in expected.inputs)
+    feeds = first(batches, batches.samples if count is None else count, cut=dynamic)
+    samples = Batches(feeds, batches.source).samples
+    problem = _other_inputs(expected.inputs, actual.inputs)
+    if problem:
+        outputs = tuple(_incomparable(spec.name, problem) for spec in expected.outputs)
+        return Comparison(outputs, batches.source, batches.real, samples)
+    right, tested = _Score(batches.labels), _Score(batches.labels)
+    outputs = compare(
+        right.watch(_outputs(expected, feeds, progress or Silent())),
+        tested.watch(_as_typed(expected.outputs, _outputs(actual, feeds, Silent()))),
+    )
+    accuracy = {"given": right.share, "final": tested.share} if right.holds else {}
+    return Comparison(outputs, batches.source, batches.real, samples, accuracy)
+
+
+def _incomparable(name: str, problem: str) -> OutputComparison:
+    return OutputComparison(name, inf, inf, 0.0, -inf, None, problem=problem)
+
+
+def _other_inputs(given: Sequence[TensorSpec], final: Sequence[TensorSpec]) -> str:
+    """Return how the final model's inputs are others than the given one's, or ``""``.
+
+    Another float width is none: casting passes may change it, and the data is cast along.
+    """
+    ours, theirs = {spec.name: spec for spec in given}, {spec.name: spec for spec in final}
+    for name in [*ours, *theirs]:
+        if name not in theirs:
+            return f"the final model has no input {name!r}"
+        if name not in ours:
+            return f"the final model has a further input {name!r}"
+        if ours[name].dtype != theirs[name].dtype and not (
+            _is_float(ours[name].dtype) and _is_float(theirs[name].dtype)
+        ):
+            return f"input {name!r} has type {theirs[name].dtype} instead of {ours[name].dtype}"
+    return ""
+
+
+def _is_float(dtype: np.dtype[np.generic]) -> bool:
+    return dtype.kind == "f" or dtype.name == "bfloat16"
+
+
+def _outputs(
+    model: Reference, feeds: Sequence[Outputs], progress: Progress
+) -> Iterator[dict[str, Array]]:
+    types = {spec.name: spec.dtype for spec in model.inputs}
+    for index, feed in enumerate(feeds):
+        progress.update("comparing", index, len(feeds))
+        fitted = {
+            name: array.astype(types[name])
+            if _is_float(array.dtype) and name in types and _is_float(types[name])
+            else array
+            for name, array in feed.items()
+        }
+        yield model.run(fitted)
+
+
+def _as_typed(
+    expected: Sequence[TensorSpec], batches: Iterator[dict[str, Array]]
+) -> Iterator[dict[str, Array]]:
+    """Cast floating-point outputs to the expected float type: a chosen width is no mistake."""
+    types = {spec.name: spec.dtype for spec in expected if _is_float(spec.dtype)}
+    for outputs in batches:
+        yield {
+            name: array.astype(types[name]) if name in types and _is_float(array.dtype) else array
+            for name, array in outputs.items()
+        }
+
+
+@dataclass
+class _Score:
+    """Counts right answers of one model while its outputs pass by."""
+
+    labels: Array | None
+    right: int = 0
+    seen: int = 0
+    holds: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.holds = self.labels is not None
+
+    @property
+    def share(self) -> float:
+        return self.right / self.seen if self.seen else 0.0
+
+    def watch(self, batches: Iterator[dict[str, Array]]) -> Iterator[dict[str, Array]]:
+        for outputs in batches:
+            scores = next(iter(outputs.values()))
+            if self.labels is not None and self.holds:
+                labels = self.labels[self.seen : self.seen + len(scores)]
+                self.holds = scores.ndim == 2 and len(labels) == len(scores) and labels.ndim == 1
+                if self.holds:
+                    self.right += int(np.count_nonzero(scores.argmax(axis=1) == labels))
+                    self.seen += len(scores)
+            yield outputs
