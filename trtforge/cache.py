@@ -24,7 +24,7 @@ from trtforge.errors import DataError
 from trtforge.options import adapter, as_data
 from trtforge.records import StepRecord
 from trtforge.steps import Step
-from trtforge.store import Blobs, ModelFreezer, atomic_file, digest, file_digest, write_tensor
+from trtforge.store import Blobs, atomic_file, digest, file_digest, freeze, thaw, write_tensor
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -36,13 +36,38 @@ CODE_SUFFIXES = (".py", ".jinja", ".cu", ".yaml")
 
 
 @dataclass(frozen=True)
+class UserFile:
+    """A place in a file of the user, and how that file looked: it is not copied."""
+
+    path: str
+    offset: int
+    size: int
+    modified: int
+    """Nanoseconds."""
+
+    @classmethod
+    def of(cls, path: Path, offset: int) -> UserFile:
+        """Look at the file now."""
+        stat = path.stat()
+        return cls(str(path), offset, stat.st_size, stat.st_mtime_ns)
+
+    @property
+    def unchanged(self) -> bool:
+        """Whether the file still looks as it did."""
+        try:
+            return self == UserFile.of(Path(self.path), self.offset)
+        except OSError:
+            return False
+
+
+@dataclass(frozen=True)
 class Entry:
     """A stored state after some steps."""
 
     model: str
     """Key of the frozen model."""
-    weights: Mapping[str, tuple[str, int, int, int]]
-    """Weights that stay in the user's file: key to path, offset, file size, modification time."""
+    weights: Mapping[str, UserFile | None]
+    """Where each large weight lies, by its key: in the user's own file, or (None) in a blob."""
     artifacts: tuple[Mapping[str, Any], ...]
     records: tuple[Mapping[str, Any], ...]
 
@@ -135,7 +160,6 @@ class StepCache:
         self._entries = root / "entries"
         self._known = known
         self._limit = limit
-        self._freezer = ModelFreezer()
 
     def key(self, state: str, steps: Iterable[Step], repeat: int, request: Request) -> str:
         """Return the key of applying ``steps`` to a state."""
@@ -158,39 +182,29 @@ class StepCache:
             entry = adapter(Entry).validate_python(data)
         except (OSError, ValueError):
             return None
-        if not all(self._is_there(name, entry) for name in [entry.model, *entry.weights]):
+        blobs = [entry.model, *(key for key, own in entry.weights.items() if own is None)]
+        if not all(self.blobs.path(key).is_file() for key in blobs):
+            return None
+        if not all(own.unchanged for own in entry.weights.values() if own):
             return None
         os.utime(path)
         return entry
-
-    def _is_there(self, key: str, entry: Entry) -> bool:
-        if key not in entry.weights:
-            return self.blobs.path(key).is_file()
-        path, _, size, modified = entry.weights[key]
-        try:
-            stat = Path(path).stat()
-        except OSError:
-            return False
-        return (stat.st_size, stat.st_mtime_ns) == (size, modified)
 
     def freeze(
         self, ctx: Context, artifacts: Iterable[Artifact], records: Iterable[StepRecord]
     ) -> Entry:
         """Store the model of ``ctx`` and ``artifacts``; return the entry, not yet under a key."""
-        frozen = self._freezer.freeze(ctx.model)
+        frozen = freeze(ctx.model)
         self.blobs.put_bytes(frozen.graph)
-        own: dict[str, tuple[str, int, int, int]] = {}
+        places = {key: self._user_file(tensor) for key, tensor in frozen.weights.items()}
         for key, tensor in frozen.weights.items():
-            place = self._user_file(tensor)
-            if place:
-                own[key] = place
-            else:
+            if places[key] is None:
                 self.blobs.put(key, partial(write_tensor, tensor))
         files = ArtifactFiles(self.blobs, ctx.workdir)
         encoded = tuple(files.encode(artifact) for artifact in artifacts)
-        return Entry(frozen.key, own, encoded, tuple(asdict(record) for record in records))
+        return Entry(frozen.key, places, encoded, tuple(asdict(record) for record in records))
 
-    def _user_file(self, tensor: ir.TensorProtocol) -> tuple[str, int, int, int] | None:
+    def _user_file(self, tensor: ir.TensorProtocol) -> UserFile | None:
         """Return where a memory-mapped weight lies, unless in this store."""
         import onnx_ir as ir
 
@@ -199,8 +213,7 @@ class StepCache:
         path = Path(tensor.path).resolve()
         if path.is_relative_to(self.root.resolve()):
             return None
-        stat = path.stat()
-        return str(path), tensor.offset or 0, stat.st_size, stat.st_mtime_ns
+        return UserFile.of(path, tensor.offset or 0)
 
     def save(self, key: str, entry: Entry) -> None:
         """Store ``entry`` under ``key``."""
@@ -215,12 +228,12 @@ class StepCache:
         """
 
         def locate(key: str) -> tuple[Path, int]:
-            if key in entry.weights:
-                path, offset, _, _ = entry.weights[key]
-                return Path(path), offset
-            return self.blobs.checked(key), 0
+            own = entry.weights[key]
+            if own:
+                return Path(own.path), own.offset
+            return self.blobs.path(key).resolve(), 0
 
-        model = self._freezer.thaw(self.blobs.read(entry.model), locate)
+        model = thaw(self.blobs.read(entry.model), locate)
         files = ArtifactFiles(self.blobs, ctx.workdir)
         artifacts = [files.decode(data, self._known) for data in entry.artifacts]
         ctx.model = model
@@ -261,7 +274,7 @@ def _blob_names(text: str) -> set[str]:
     """Return every string in an entry that has the form of a blob's name."""
     import re
 
-    return set(re.findall(r'"([0-9a-f]{40})"', text))
+    return set(re.findall(r'"([0-9a-f]{32,40})"', text))
 
 
 def _size(path: Path) -> int:

@@ -5,10 +5,10 @@ A step's dataclass is the only place where an option is declared; pydantic reads
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from functools import cache
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import PydanticUserError, TypeAdapter, ValidationError
 
@@ -43,13 +43,14 @@ def adapter(cls: type[T]) -> TypeAdapter[T]:
     Raises:
         RequestError: a field's type cannot be understood at run time.
     """
-    return cast("TypeAdapter[T]", _adapter(cls))
+    reader: TypeAdapter[T] = _adapter(cls)
+    return reader
 
 
 @cache
-def _adapter(cls: Hashable) -> TypeAdapter[object]:
+def _adapter(cls: Any) -> TypeAdapter[Any]:
     try:
-        reader = TypeAdapter(cast("type[object]", cls))
+        reader = TypeAdapter(cls)
         reader.rebuild(raise_errors=True)
     except (PydanticUserError, NameError, TypeError) as error:
         raise RequestError(

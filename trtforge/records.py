@@ -21,8 +21,8 @@ class StepRecord:
     changes: int
     """Number of changes made to the model."""
     seconds: float
-    nodes: int
-    """Number of nodes of the model after the step, subgraphs included."""
+    nodes: int | None = None
+    """Number of nodes of the model after the step, subgraphs included; None: not counted."""
     notes: tuple[Note, ...] = ()
     cached: bool = False
     gave: tuple[str, ...] = ()

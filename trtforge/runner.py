@@ -102,6 +102,7 @@ class Runner:
         self._observer = observer
         self._imported = imported
         self._reading = True
+        self._warm: set[int] = set()
         self._waiting: Entry | None = None  # a stored state that nobody needed to load yet
         self._volatile: set[type[Artifact]] = set()  # given by steps that are never cached
         self.records: list[StepRecord] = []
@@ -203,7 +204,11 @@ class Runner:
         self._waiting = None
 
     def _warm_up(self, rest: Sequence[Unit]) -> None:
-        """Let steps that will run soon start what takes long to start."""
+        """Let the steps that will run soon start what takes long to start."""
+        for step in {id(step): step for unit in rest for step in unit.steps}.values():
+            if id(step) not in self._warm:
+                self._warm.add(id(step))
+                step.warm_up()
 
     def _run_unit(self, unit: Unit, ctx: Context) -> int:
         total = 0
@@ -219,7 +224,7 @@ class Runner:
         ctx.notes.clear()
         before = dict(ctx.artifacts)
         started = time.perf_counter()
-        record = StepRecord(stage, step.name, round_, as_data(step), 0, 0.0, 0)
+        record = StepRecord(stage, step.name, round_, as_data(step), 0, 0.0)
         where = f"stage {stage!r}, step {step.name!r}"
         try:
             changes = self._host.run_step(step, ctx)
@@ -239,7 +244,7 @@ class Runner:
         record = replace(
             record,
             seconds=time.perf_counter() - started,
-            nodes=sum(1 for _ in ctx.model.graph.all_nodes()),
+            nodes=None if _pending(ctx) else sum(1 for _ in ctx.model.graph.all_nodes()),
             notes=tuple(ctx.notes),
         )
         self.records.append(record)
@@ -255,6 +260,11 @@ def _refuse_undeclared(
     if undeclared:
         raise StepError(f"it gave {', '.join(undeclared)}, which its `gives` does not declare")
     return tuple(kind.__name__ for kind in gave)
+
+
+def _pending(ctx: Context) -> bool:
+    """Whether the model is a graphsurgeon graph now, which counting nodes would convert."""
+    return getattr(ctx.model, "pending", None) is not None
 
 
 def _text(error: Exception) -> str:

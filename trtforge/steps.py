@@ -14,11 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, final
 
 from trtforge.artifacts import Artifact, Batches, Engine, Ranges, Timings
+from trtforge.errors import StepError
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
     from trtforge.context import Context
+    from trtforge.diagnosis import Diagnosis
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,9 @@ class Step(ABC):
     @abstractmethod
     def run(self, ctx: Context) -> int:
         """Do the work and return the number of changes made to the model."""
+
+    def warm_up(self) -> None:
+        """Start what takes long to start; the runner calls it while earlier steps still run."""
 
     def reads(self) -> Iterable[Path]:
         """Return the files whose content decides the result; the cache key includes them."""
@@ -106,6 +111,15 @@ class Backend(Step):
         Raises:
             BuildError: the model was refused or the build failed.
         """
+
+    def examine(self, model: ir.Model, ctx: Context) -> Diagnosis:
+        """Return what the backend would refuse of ``model``, without building.
+
+        Raises:
+            StepError: this backend cannot tell without building.
+        """
+        del model, ctx
+        raise StepError(f"backend {self.name!r} cannot examine a model without building it")
 
     @final
     def run(self, ctx: Context) -> int:

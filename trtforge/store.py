@@ -6,15 +6,16 @@ Everything is written to a temporary name and renamed; concurrent runs may share
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from hashlib import blake2b
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Protocol
-from weakref import WeakKeyDictionary
+from typing import IO, TYPE_CHECKING
 
 from trtforge.errors import CacheError
 
@@ -26,36 +27,15 @@ INLINE_BYTES = 1024
 """Weights up to this size stay inside the model file."""
 
 
-class Writer(Protocol):
-    """Anything that bytes can be written to."""
-
-    def write(self, data: bytes, /) -> object:
-        """Take ``data``."""
-
-
-class _HashWriter:
-    """A file-like object that only hashes."""
-
-    def __init__(self) -> None:
-        self.hash = blake2b(digest_size=20)
-
-    def write(self, data: bytes) -> int:
-        self.hash.update(data)
-        return len(data)
-
-
 def digest(data: bytes) -> str:
     """Return the hash of ``data`` in hexadecimal."""
-    return blake2b(data, digest_size=20).hexdigest()
+    return hashlib.blake2b(data, digest_size=20).hexdigest()
 
 
 def file_digest(path: Path) -> str:
     """Return the hash of a file's content, read in chunks."""
-    writer = _HashWriter()
     with path.open("rb") as file:
-        while chunk := file.read(CHUNK):
-            writer.write(chunk)
-    return writer.hash.hexdigest()
+        return hashlib.file_digest(file, partial(hashlib.blake2b, digest_size=20)).hexdigest()
 
 
 @contextmanager
@@ -123,12 +103,12 @@ class Blobs:
         return self.checked(key).read_bytes()
 
 
+@dataclass(frozen=True)
 class FrozenModel:
     """A model as bytes, with its large weights taken out and named by their content."""
 
-    def __init__(self, graph: bytes, weights: dict[str, ir.TensorProtocol]) -> None:
-        self.graph = graph
-        self.weights = weights
+    graph: bytes
+    weights: Mapping[str, ir.TensorProtocol]
 
     @property
     def key(self) -> str:
@@ -136,87 +116,76 @@ class FrozenModel:
         return digest(self.graph)
 
 
-class ModelFreezer:
-    """Freezes and thaws models; remembers the hash of each tensor object it has seen."""
+def freeze(model: ir.Model) -> FrozenModel:
+    """Return ``model`` as bytes; ``model`` itself stays as it is."""
+    from trtforge.weights import exchanged, tensor_digest
 
-    def __init__(self) -> None:
-        self._digests: WeakKeyDictionary[object, str] = WeakKeyDictionary()
+    weights: dict[str, ir.TensorProtocol] = {}
 
-    def freeze(self, model: ir.Model) -> FrozenModel:
-        """Return ``model`` as bytes; ``model`` itself stays as it is."""
-        import onnx_ir as ir
+    def take_out(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
+        if tensor.nbytes <= INLINE_BYTES or tensor.dtype.name == "STRING":
+            return tensor
+        key = tensor_digest(tensor)
+        weights[key] = tensor
+        return _mapped(tensor, Path(key), 0)
 
-        weights: dict[str, ir.TensorProtocol] = {}
-        swapped: list[tuple[ir.Value, ir.TensorProtocol]] = []
-        try:
-            for value in _initializers(model):
-                tensor = value.const_value
-                if tensor is None or tensor.nbytes <= INLINE_BYTES or tensor.dtype == 8:
-                    continue
-                key = self.tensor_digest(tensor)
-                weights[key] = tensor
-                swapped.append((value, tensor))
-                value.const_value = _placeholder(tensor, key)
-            graph = ir.to_proto(model).SerializeToString(deterministic=True)
-        finally:
-            for value, tensor in swapped:
-                value.const_value = tensor
-        return FrozenModel(graph, weights)
+    import onnx_ir as ir
 
-    def thaw(self, graph: bytes, locate: Callable[[str], tuple[Path, int]]) -> ir.Model:
-        """Return the model behind ``graph``; weights are memory-mapped where ``locate`` says.
-
-        Args:
-            graph: The bytes of a frozen model.
-            locate: Gives the file and the offset in it for a weight's key.
-        """
-        import onnx
-        import onnx_ir as ir
-
-        model: ir.Model = ir.from_proto(onnx.ModelProto.FromString(graph))
-        for value in _initializers(model):
-            tensor = value.const_value
-            if isinstance(tensor, ir.ExternalTensor):
-                key = str(tensor.location)
-                path, offset = locate(key)
-                value.const_value = ir.ExternalTensor(
-                    path.name, offset, tensor.length, tensor.dtype,
-                    shape=tensor.shape, name=tensor.name or "", base_dir=str(path.parent),
-                    metadata_props=dict(tensor.metadata_props),
-                )  # fmt: skip
-                self._digests[value.const_value] = key
-        return model
-
-    def tensor_digest(self, tensor: ir.TensorProtocol) -> str:
-        """Return the hash of a tensor's raw little-endian bytes, read in chunks."""
-        known = self._digests.get(tensor)
-        if known is None:
-            writer = _HashWriter()
-            write_tensor(tensor, writer)
-            known = self._digests[tensor] = writer.hash.hexdigest()
-        return known
+    with exchanged(model, take_out):
+        graph = ir.to_proto(model).SerializeToString(deterministic=True)
+    return FrozenModel(graph, weights)
 
 
-def write_tensor(tensor: ir.TensorProtocol, file: Writer) -> None:
-    """Write a tensor's raw bytes; a memory-mapped one is copied in chunks."""
+def thaw(graph: bytes, locate: Callable[[str], tuple[Path, int]]) -> ir.Model:
+    """Return the model behind ``graph``, its weights memory-mapped.
+
+    Args:
+        graph: The bytes of a frozen model.
+        locate: Gives the file, and the offset in it, of a weight by its key.
+
+    Raises:
+        CacheError: the content of a weight's file is not what its name says.
+    """
+    import onnx
+    import onnx_ir as ir
+
+    from trtforge.weights import exchange, tensor_digest
+
+    def put_in(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
+        if not isinstance(tensor, ir.ExternalTensor):
+            return tensor
+        key = str(tensor.location)
+        path, offset = locate(key)
+        mapped = _mapped(tensor, path, offset)
+        if tensor_digest(mapped) != key:
+            raise CacheError(f"the stored weight {tensor.name!r} was damaged")
+        return mapped
+
+    model: ir.Model = ir.from_proto(onnx.ModelProto.FromString(graph))
+    exchange(model, put_in)
+    return model
+
+
+def _mapped(tensor: ir.TensorProtocol, path: Path, offset: int) -> ir.ExternalTensor:
+    """Return a tensor like ``tensor`` whose data lie in a file."""
+    import onnx_ir as ir
+
+    return ir.ExternalTensor(
+        path.name,
+        offset,
+        tensor.nbytes,
+        tensor.dtype,
+        shape=ir.Shape(tensor.shape.numpy()),
+        name=tensor.name or "",
+        base_dir=str(path.parent) if path.is_absolute() else "",
+        metadata_props=dict(tensor.metadata_props),
+    )
+
+
+def write_tensor(tensor: ir.TensorProtocol, file: IO[bytes]) -> None:
+    """Write a tensor's raw bytes; a memory-mapped one is copied from file to file."""
     stream = getattr(tensor, "tofile", None)
     if stream is not None:
         stream(file)
     else:
         file.write(tensor.tobytes())
-
-
-def _initializers(model: ir.Model) -> Iterator[ir.Value]:
-    yield from model.graph.initializers.values()
-    for graph in model.graph.subgraphs():
-        yield from graph.initializers.values()
-
-
-def _placeholder(tensor: ir.TensorProtocol, key: str) -> ir.ExternalTensor:
-    import onnx_ir as ir
-
-    return ir.ExternalTensor(
-        key, 0, tensor.nbytes, tensor.dtype,
-        shape=ir.Shape(tensor.shape.numpy()), name=tensor.name or "",
-        metadata_props=dict(tensor.metadata_props),
-    )  # fmt: skip

@@ -1,0 +1,349 @@
+"""The Python interface: run a recipe, check a model, make a model convertible."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+from trtforge.artifacts import Comparison, Engine, PrecisionProof
+from trtforge.context import Context, Request
+from trtforge.errors import ExitCode, ModelError, RequestError, StepError, did_you_mean
+from trtforge.host import Host
+from trtforge.quantities import ShapeRange
+from trtforge.recipe import Recipe, Setting, Stage, find, parse, read
+from trtforge.run_folder import MARKER, REPORT, RunFolder, default_folder
+from trtforge.runner import Observer, PlannedStep, Runner, builds
+from trtforge.steps import Backend, Importer
+from trtforge.targets import read_target
+
+if TYPE_CHECKING:
+    import onnx
+    import onnx_ir as ir
+
+    from trtforge.cache import StepCache
+    from trtforge.diagnosis import Diagnosis
+    from trtforge.report import Report
+
+PAGE = "report.html"
+IMPORT = "import"
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How to run a recipe, beside the recipe itself."""
+
+    out: Path | None = None
+    """Run folder; None: ``runs/MODEL-RECIPE``."""
+    settings: Sequence[str] = ()
+    """``step.option=value`` texts that replace options of the recipe."""
+    shapes: Mapping[str, object] | None = None
+    """Shapes by input name; they replace those of the recipe."""
+    targets: Sequence[str] = ()
+    """GPUs to build for; they replace those of the recipe."""
+    resume: bool = False
+    """Continue the run in the folder."""
+    verify_each: bool = False
+    """Compare the model after every step and name the step that changed values."""
+    use_cache: bool = True
+    """Reuse and keep the results of steps."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run."""
+
+    folder: Path
+    exit_code: ExitCode
+    """0, or 1 when a requirement was missed."""
+    missed: tuple[str, ...]
+    """A sentence for each missed requirement."""
+    report: Report
+    model: Path
+    """The final ONNX model."""
+    engine: Engine | None
+    comparison: Comparison | None
+    proof: PrecisionProof | None
+
+
+def run(
+    recipe: str | Path,
+    model: str | Path | None = None,
+    *,
+    options: RunOptions | None = None,
+    host: Host | None = None,
+    observer: Observer | None = None,
+    **more: Any,
+) -> Run:
+    """Run a recipe on a model.
+
+    Args:
+        recipe: A recipe file, or the name of a recipe that ships: ``"fp16"``.
+        model: A model file, a folder, or ``package.module:factory``; None: the recipe's own.
+        options: How to run; fields of :class:`RunOptions` may be given by name instead, for
+            example ``run("fp16", "m.onnx", out=Path("result"))``.
+        host: The plugins; None: all that are installed.
+        observer: Is told of every step; None: nobody.
+
+    Raises:
+        RequestError: recipe, options or model are wrong; nothing was run.
+        StepError: a step or TensorRT failed.
+    """
+    session = _Session.open(recipe, model, _options(options, more), host, observer)
+    return session.run()
+
+
+def plan(
+    recipe: str | Path,
+    model: str | Path | None = None,
+    *,
+    options: RunOptions | None = None,
+    host: Host | None = None,
+    **more: Any,
+) -> tuple[Recipe, list[PlannedStep]]:
+    """Return the resolved recipe and what :func:`run` would do; only the import is done.
+
+    Raises:
+        RequestError: recipe, options or model are wrong.
+    """
+    session = _Session.open(recipe, model, _options(options, more), host, None)
+    with TemporaryDirectory(prefix="trtforge-plan-") as folder:
+        return session.recipe, session.plan(Path(folder))
+
+
+def _options(options: RunOptions | None, more: Mapping[str, Any]) -> RunOptions:
+    known = RunOptions.__dataclass_fields__
+    for name in more:
+        if name not in known:
+            raise RequestError(f"run() has no option {name!r}. {did_you_mean(name, known)}")
+    return replace(options or RunOptions(), **more)
+
+
+def check(model: str | Path, *, host: Host | None = None, after: bool = True) -> Diagnosis:
+    """Say what TensorRT would refuse of a model, before any build.
+
+    Args:
+        model: A model file, a folder, or ``package.module:factory``.
+        host: The plugins; None: all that are installed.
+        after: Whether to look again at what :func:`make_convertible` makes of it.
+
+    Raises:
+        ModelError: the model cannot be read.
+        EnvironmentLacks: no TensorRT is installed.
+    """
+    host = host or Host()
+    backend = _first(host, Backend)
+    with TemporaryDirectory(prefix="trtforge-check-") as folder:
+        ctx = _context(str(model), Path(folder), host)
+        _import(ctx, host)
+        now = backend().examine(ctx.model, ctx)
+        if not now.findings or not after:
+            return now
+        _convert(ctx, host)
+        return replace(now, after=backend().examine(ctx.model, ctx).findings)
+
+
+def make_convertible(model: onnx.ModelProto, *, host: Host | None = None) -> onnx.ModelProto:
+    """Return ``model`` rewritten so that TensorRT takes more of it, with equal outputs.
+
+    The argument stays as it is. What cannot be rewritten is left alone.
+    """
+    import onnx_ir as ir
+
+    host = host or Host()
+    with TemporaryDirectory(prefix="trtforge-convert-") as folder:
+        ctx = _context("model in memory", Path(folder), host)
+        ctx.model = ir.from_proto(model)
+        _convert(ctx, host)
+        proto: onnx.ModelProto = ir.to_proto(ctx.model)
+    return proto
+
+
+def _convert(ctx: Context, host: Host) -> None:
+    """Apply the recipe ``convert`` that ships."""
+    recipe = read(find("convert", host), host)
+    for stage in recipe.stages:
+        for _ in range(stage.repeat):
+            if not sum([host.run_step(step, ctx) for step in stage.steps]):
+                break
+
+
+def _first(host: Host, kind: type[Backend]) -> type[Backend]:
+    found = [cls for cls in host.steps.values() if issubclass(cls, kind)]
+    if not found:
+        raise RequestError("no installed plugin offers a backend", remedy="pip install trtforge")
+    return found[0]
+
+
+def _context(source: str, workdir: Path, host: Host) -> Context:
+    return Context(
+        model=_no_model(), workdir=workdir, request=Request(source=source), ops=host.ops
+    )
+
+
+def _import(ctx: Context, host: Host) -> None:
+    host.run_step(_importer(ctx.request.source, host), ctx)
+
+
+def _importer(source: str, host: Host) -> Importer:
+    cls = host.importer(source)
+    if cls is None:
+        exists = "is no model that trtforge knows" if Path(source).exists() else "does not exist"
+        raise ModelError(
+            f"the model {source!r} {exists}",
+            remedy="give an .onnx file, a folder with one, a .pt2 file, a SavedModel, or "
+            "package.module:factory",
+        )
+    return cls(source=source)
+
+
+def _no_model() -> ir.Model:
+    import onnx_ir as ir
+
+    return ir.Model(ir.Graph([], [], nodes=[], opset_imports={"": 1}), ir_version=10)
+
+
+class _Session:
+    """One call of :func:`run`: its recipe, host and options, resolved."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        source: str,
+        host: Host,
+        options: RunOptions,
+        observer: Observer,
+    ) -> None:
+        self.recipe = recipe
+        self._source = source
+        self._host = host
+        self._options = options
+        self._observer = observer
+
+    @classmethod
+    def open(
+        cls,
+        recipe: str | Path,
+        model: str | Path | None,
+        options: RunOptions,
+        host: Host | None,
+        observer: Observer | None,
+    ) -> _Session:
+        from trtforge.terminal import Quiet
+
+        host = host or Host()
+        settings = [Setting.read(text) for text in options.settings]
+        resolved = read(find(str(recipe), host), host, settings)
+        source = str(model) if model is not None else resolved.model
+        if source is None:
+            raise RequestError(
+                f"the recipe {resolved.name!r} names no model", remedy="give one with --model"
+            )
+        resolved = _with_options(resolved, options)
+        if not any(isinstance(step, Importer) for step in resolved.steps):
+            importing = Stage(IMPORT, (_importer(source, host),))
+            resolved = replace(resolved, stages=(importing, *resolved.stages))
+        return cls(resolved, source, host, options, observer or Quiet())
+
+    @property
+    def _request(self) -> Request:
+        return Request(
+            source=self._source,
+            profiles=self.recipe.profiles,
+            targets=self.recipe.targets,
+            require=self.recipe.require,
+            verify_each=self._options.verify_each,
+        )
+
+    def _context(self, workdir: Path) -> Context:
+        return Context(
+            model=_no_model(),
+            workdir=workdir,
+            request=self._request,
+            ops=self._host.ops,
+            progress=self._observer,
+        )
+
+    def _runner(self) -> Runner:
+        return Runner(self._host, self._cache(), self._observer, self._imported)
+
+    def _cache(self) -> StepCache | None:
+        from trtforge.cache import StepCache, default_root, known_artifacts
+
+        if not self._options.use_cache or self._options.verify_each:
+            return None  # a step that comes from the cache cannot be verified
+        return StepCache(default_root(), known_artifacts(self._host.steps.values()))
+
+    def _imported(self, ctx: Context) -> None:
+        from trtforge.request_check import check_profiles
+
+        ctx.given = self._given(ctx)
+        check_profiles(ctx.model, ctx.request, will_build=builds(self.recipe))
+
+    def _given(self, ctx: Context) -> Path:
+        """Return the model that everything is compared with, as an ONNX file."""
+        from trtforge import model_file
+
+        if Path(self._source).suffix == ".onnx" or Path(self._source).is_dir():
+            try:
+                return model_file.find(self._source).resolve()
+            except ModelError:
+                pass  # a SavedModel's folder: the imported model is the given one
+        path = ctx.path("given", "model.onnx")
+        model_file.save(ctx.model, path)
+        return path
+
+    def plan(self, workdir: Path) -> list[PlannedStep]:
+        return self._runner().plan(self.recipe, self._context(workdir))
+
+    def run(self) -> Run:
+        options = self._options
+        out = options.out or default_folder(
+            self._source, self.recipe.name, resume=options.resume
+        )
+        folder = RunFolder(out)
+        with ExitStack() as stack:
+            stack.enter_context(folder.claim(resume=options.resume))
+            (out / REPORT).unlink(missing_ok=True)
+            folder.write(MARKER, json.dumps({"source": self._source, "recipe": self.recipe.name}))
+            return self._run(folder)
+
+    def _run(self, folder: RunFolder) -> Run:
+        from trtforge.evidence import Evidence
+
+        ctx = self._context(folder.path)
+        runner = self._runner()
+        evidence = Evidence(folder, self.recipe, ctx, runner)
+        try:
+            runner.run(self.recipe, ctx)
+        except StepError as error:
+            evidence.write_failure(error)
+            raise
+        report, missed = evidence.write()
+        return Run(
+            folder=folder.path,
+            exit_code=ExitCode.REQUIREMENT_MISSED if missed else ExitCode.DONE,
+            missed=tuple(missed),
+            report=report,
+            model=folder.path / "model.onnx",
+            engine=ctx.find(Engine),
+            comparison=ctx.find(Comparison),
+            proof=ctx.find(PrecisionProof),
+        )
+
+
+def _with_options(recipe: Recipe, options: RunOptions) -> Recipe:
+    """Return ``recipe`` with the shapes and targets of ``options``, where they are given."""
+    if options.shapes:
+        profile = {name: ShapeRange.read(shape) for name, shape in options.shapes.items()}
+        recipe = replace(recipe, profiles=(profile,))
+    if options.targets:
+        recipe = replace(recipe, targets=tuple(map(read_target, options.targets)))
+    return recipe
+
+
+__all__: Iterable[str] = ["Run", "RunOptions", "check", "make_convertible", "parse", "plan", "run"]

@@ -1,0 +1,112 @@
+"""Facts of this machine: what a report must name so that a result can be understood later."""
+
+from __future__ import annotations
+
+import os
+import platform
+from dataclasses import dataclass
+from importlib.metadata import distributions
+
+PACKAGES = (
+    "trtforge", "numpy", "onnx", "onnx-ir", "onnx-graphsurgeon", "onnxruntime", "onnxruntime-gpu",
+    "tensorrt", "tensorrt-cu12", "tensorrt-cu13", "tensorrt-cu12-bindings",
+    "tensorrt-cu13-bindings", "tensorrt-cu12-libs", "tensorrt-cu13-libs", "tensorrt-rtx",
+    "tensorrt-rtx-cu12", "tensorrt-rtx-cu13", "tensorrt-rtx-cu12-bindings",
+    "tensorrt-rtx-cu13-bindings", "tensorrt-rtx-cu12-libs", "tensorrt-rtx-cu13-libs",
+    "cupy-cuda12x", "cupy-cuda13x", "nvidia-cuda-nvrtc", "nvidia-cuda-nvrtc-cu12",
+    "nvidia-cuda-nvrtc-cu13", "torch", "tensorflow", "tf2onnx", "ray",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """One GPU as NVIDIA's management library sees it."""
+
+    name: str
+    compute_capability: str
+    """For example ``9.0``."""
+    memory: int
+    """Bytes in all."""
+    free: int
+    """Bytes free now."""
+
+
+@dataclass(frozen=True)
+class Environment:
+    """This machine and its packages."""
+
+    python: str
+    system: str
+    machine: str
+    cores: int
+    memory: int
+    """Bytes of main memory."""
+    packages: dict[str, str]
+    """Name to version, for the packages that matter here."""
+    driver: str
+    """Version of the NVIDIA driver, or empty."""
+    gpus: tuple[Gpu, ...]
+
+
+def environment() -> Environment:
+    """Read the facts of this machine."""
+    import psutil
+
+    driver, gpus = _nvidia()
+    return Environment(
+        python=platform.python_version(),
+        system=f"{platform.system()} {platform.release()}",
+        machine=platform.machine(),
+        cores=os.cpu_count() or 1,
+        memory=int(psutil.virtual_memory().total),
+        packages=installed_packages(),
+        driver=driver,
+        gpus=gpus,
+    )
+
+
+def installed_packages() -> dict[str, str]:
+    """Return the installed packages that matter, with their versions."""
+    wanted = {name: name for name in PACKAGES}
+    found: dict[str, str] = {}
+    for dist in distributions():
+        name = (dist.metadata["Name"] or "").lower().replace("_", "-")
+        if name in wanted:
+            found.setdefault(name, dist.version)
+    return dict(sorted(found.items()))
+
+
+def _nvidia() -> tuple[str, tuple[Gpu, ...]]:
+    """Return the driver's version and the GPUs, or nothing where there is no driver."""
+    try:
+        import pynvml
+    except ImportError:
+        return "", ()
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        return "", ()
+    try:
+        handles = [
+            pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(pynvml.nvmlDeviceGetCount())
+        ]
+        return _text(pynvml.nvmlSystemGetDriverVersion()), tuple(map(_gpu, handles))
+    finally:
+        pynvml.nvmlShutdown()
+
+
+def _gpu(handle: object) -> Gpu:
+    import pynvml
+
+    major, minor = pynvml.nvmlDeviceGetCudaComputeCapability(handle)
+    memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
+    return Gpu(
+        name=_text(pynvml.nvmlDeviceGetName(handle)),
+        compute_capability=f"{major}.{minor}",
+        memory=int(memory.total),
+        free=int(memory.free),
+    )
+
+
+def _text(value: str | bytes) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)
