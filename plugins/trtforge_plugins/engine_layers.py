@@ -33,7 +33,8 @@ _DTYPES = {
     "float": "float32", "fp32": "float32", "half": "float16", "fp16": "float16",
     "bfloat16": "bfloat16", "bf16": "bfloat16", "fp8": "float8e4m3fn", "int8": "int8",
     "uint8": "uint8", "int4": "int4", "fp4": "float4e2m1", "fp4e2m1": "float4e2m1",
-    "e8m0": "float8e8m0", "int32": "int32", "int64": "int64", "bool": "bool",
+    "e8m0": "float8e8m0", "fp8ue8m0": "float8e8m0",
+    "int32": "int32", "int64": "int64", "bool": "bool",
 }  # fmt: skip
 
 _KIND = re.compile(r"(?:_myl\d+_\d+)?, LayerType: (\w+), Inputs: \[")
@@ -44,6 +45,7 @@ _FACTS = re.compile(
     r", (?:Location: \w+, )?Dimensions: \[([^\]\n]*)\](?:, (?:Strides|StrideOrder): \[[^\]\n]*\])*"
     r", (?:Datatype: (\w+), Format: ([^{}\n]*?)|Format/Datatype: ([^{}\n]*?)) ?\}"
 )
+_CLOSING = re.compile(r" ?\]")
 _WEIGHTS = re.compile(r'\bWeights: \{"Type": "(\w+)", "Count": (\d+)\}')
 _TACTIC = re.compile(r"\bTacticName: ([^,\n]*)")
 _STREAM = re.compile(r"\bStreamId: (\d+)")
@@ -72,15 +74,20 @@ def read_engine_layers(engine: Engine) -> EngineLayers:
         StepError: the engine has no layer dump, or it cannot be read.
     """
     path = engine.layer_dump
-    remedy = "build the engine with detailed profiling verbosity, for example with the tensorrt step"
+    remedy = (
+        "build the engine with detailed profiling verbosity, for example with the tensorrt step"
+    )
     if path is None or not path.is_file():
-        raise StepError("there is no layer dump of this engine", where=str(path or ""), remedy=remedy)
+        raise StepError(
+            "there is no layer dump of this engine", where=str(path or ""), remedy=remedy
+        )
     if path.stat().st_size > MAX_DUMP_BYTES:
         raise StepError(f"the layer dump is larger than {MAX_DUMP_BYTES} bytes", where=str(path))
     try:
         return parse_layers(path.read_text(encoding="utf-8", errors="replace"))
     except StepError as error:
-        raise error.at(str(path)) from error
+        error.at(str(path))
+        raise
 
 
 def parse_layers(text: str) -> EngineLayers:
@@ -104,7 +111,8 @@ def _parse_text(text: str, position: int) -> tuple[EngineLayer, ...]:
         try:
             layer, position = _parse_layer(text, position + len("Name: "))
         except StepError as error:
-            raise error.at(f"layer {len(layers) + 1}") from error
+            error.at(f"layer {len(layers) + 1}")
+            raise
         layers.append(layer)
         while text.startswith(("\n", " ", "\t"), position):
             position += 1
@@ -166,7 +174,7 @@ def _parse_tensors(text: str, position: int) -> tuple[tuple[LayerTensor, ...], i
         form = facts[3] if facts[2] else facts[4]
         tensors.append(LayerTensor(name, _dtype(facts[2] or form), _shape(facts[1]), form))
         position = facts.end()
-    closing = re.compile(r" ?\]").match(text, position)
+    closing = _CLOSING.match(text, position)
     if closing is None:
         raise StepError("a list of tensors of the layer does not end")
     return tuple(tensors), closing.end()
@@ -179,9 +187,8 @@ def _parse_metadata(text: str, start: int) -> tuple[str, int]:
         newline = text.find("\n", end)
         end = len(text) if newline < 0 else newline
         metadata = text[start:end]
-        if not metadata.startswith(_NODE) or "[" not in metadata[metadata.rfind("]") + 1 :] and (
-            re.fullmatch(r"\w*", metadata[metadata.rfind("]") + 1 :].strip())
-        ):
+        # Myelin may add a word behind the last bracket: [ONNX Layer: conv]__gemm_from_conv1x1
+        if not metadata.startswith(_NODE) or re.search(r"\]\w*\s*\Z", metadata):
             return metadata, end
         if newline < 0:
             break
