@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from trtforge.artifacts import Comparison, Engine, PrecisionProof
+from trtforge.artifacts import Batches, Comparison, Engine, EngineLayers, PrecisionProof
 from trtforge.context import Context, Request
 from trtforge.errors import ExitCode, ModelError, RequestError, StepError, did_you_mean
 from trtforge.host import Host
+from trtforge.options import bind
 from trtforge.quantities import ShapeRange
 from trtforge.recipe import Recipe, Setting, Stage, find, parse, read
 from trtforge.run_folder import MARKER, REPORT, RunFolder, default_folder
@@ -66,6 +67,8 @@ class Run:
     model: Path
     """The final ONNX model."""
     engine: Engine | None
+    layers: int | None
+    """Number of the engine's layers."""
     comparison: Comparison | None
     proof: PrecisionProof | None
 
@@ -88,6 +91,7 @@ def run(
             example ``run("fp16", "m.onnx", out=Path("result"))``.
         host: The plugins; None: all that are installed.
         observer: Is told of every step; None: nobody.
+        **more: Fields of :class:`RunOptions`.
 
     Raises:
         RequestError: recipe, options or model are wrong; nothing was run.
@@ -138,13 +142,43 @@ def check(model: str | Path, *, host: Host | None = None, after: bool = True) ->
     host = host or Host()
     backend = _first(host, Backend)
     with TemporaryDirectory(prefix="trtforge-check-") as folder:
-        ctx = _context(str(model), Path(folder), host)
-        _import(ctx, host)
+        ctx = open_model(str(model), Path(folder), host)
         now = backend().examine(ctx.model, ctx)
         if not now.findings or not after:
             return now
         _convert(ctx, host)
         return replace(now, after=backend().examine(ctx.model, ctx).findings)
+
+
+def verify(
+    expected: str | Path,
+    actual: str | Path,
+    data: Path | None = None,
+    *,
+    host: Host | None = None,
+) -> Comparison:
+    """Compare the outputs of two models on the same inputs.
+
+    Args:
+        expected: The model that is right.
+        actual: The model to hold against it.
+        data: Inputs: ``.npz``, ``.npy`` or a folder of them; None: made up from a seed.
+        host: The plugins; None: all that are installed.
+
+    Raises:
+        ModelError: a model cannot be read.
+        DataError: the data do not fit the models.
+    """
+    host = host or Host()
+    with TemporaryDirectory(prefix="trtforge-verify-") as folder:
+        ctx = open_model(str(expected), Path(folder), host)
+        ctx.given = _as_onnx(ctx, str(expected))
+        if data is not None:
+            loader = host.steps[host.givers(Batches)[0]]
+            host.run_step(bind(loader, {"path": data}, f"step {loader.name!r}"), ctx)
+        host.run_step(_importer(str(actual), host), ctx)
+        host.run_step(host.steps[host.givers(Comparison)[0]](), ctx)
+        return ctx.get(Comparison)
 
 
 def make_convertible(model: onnx.ModelProto, *, host: Host | None = None) -> onnx.ModelProto:
@@ -180,13 +214,18 @@ def _first(host: Host, kind: type[Backend]) -> type[Backend]:
 
 
 def _context(source: str, workdir: Path, host: Host) -> Context:
-    return Context(
-        model=_no_model(), workdir=workdir, request=Request(source=source), ops=host.ops
-    )
+    return Context(model=_no_model(), workdir=workdir, request=Request(source=source), ops=host.ops)
 
 
-def _import(ctx: Context, host: Host) -> None:
-    host.run_step(_importer(ctx.request.source, host), ctx)
+def open_model(source: str, workdir: Path, host: Host) -> Context:
+    """Return a context with the model ``source`` in it, outside any run.
+
+    Raises:
+        ModelError: there is no such model, or it cannot be read.
+    """
+    ctx = _context(source, workdir, host)
+    host.run_step(_importer(source, host), ctx)
+    return ctx
 
 
 def _importer(source: str, host: Host) -> Importer:
@@ -205,6 +244,24 @@ def _no_model() -> ir.Model:
     import onnx_ir as ir
 
     return ir.Model(ir.Graph([], [], nodes=[], opset_imports={"": 1}), ir_version=10)
+
+
+def _comparing(host: Host) -> tuple[Stage, ...]:
+    """Return the last stage of recipes that do not compare by themselves: every run compares."""
+    givers = host.givers(Comparison)
+    return (Stage("compare", (host.steps[givers[0]](),)),) if givers else ()
+
+
+def _as_onnx(ctx: Context, source: str) -> Path:
+    """Return the model that was imported from ``source`` as an ONNX file."""
+    from trtforge import model_file
+
+    if Path(source).suffix == ".onnx" or Path(source).is_dir():
+        with suppress(ModelError):  # a SavedModel is a folder too, with no ONNX file in it
+            return model_file.find(source).resolve()
+    path = ctx.path("given", "model.onnx")
+    model_file.save(ctx.model, path)
+    return path
 
 
 class _Session:
@@ -244,6 +301,8 @@ class _Session:
                 f"the recipe {resolved.name!r} names no model", remedy="give one with --model"
             )
         resolved = _with_options(resolved, options)
+        if not any(Comparison in step.gives for step in resolved.steps):
+            resolved = replace(resolved, stages=(*resolved.stages, *_comparing(host)))
         if not any(isinstance(step, Importer) for step in resolved.steps):
             importing = Stage(IMPORT, (_importer(source, host),))
             resolved = replace(resolved, stages=(importing, *resolved.stages))
@@ -281,33 +340,17 @@ class _Session:
     def _imported(self, ctx: Context) -> None:
         from trtforge.request_check import check_profiles
 
-        ctx.given = self._given(ctx)
+        ctx.given = _as_onnx(ctx, self._source)
         check_profiles(ctx.model, ctx.request, will_build=builds(self.recipe))
-
-    def _given(self, ctx: Context) -> Path:
-        """Return the model that everything is compared with, as an ONNX file."""
-        from trtforge import model_file
-
-        if Path(self._source).suffix == ".onnx" or Path(self._source).is_dir():
-            try:
-                return model_file.find(self._source).resolve()
-            except ModelError:
-                pass  # a SavedModel's folder: the imported model is the given one
-        path = ctx.path("given", "model.onnx")
-        model_file.save(ctx.model, path)
-        return path
 
     def plan(self, workdir: Path) -> list[PlannedStep]:
         return self._runner().plan(self.recipe, self._context(workdir))
 
     def run(self) -> Run:
         options = self._options
-        out = options.out or default_folder(
-            self._source, self.recipe.name, resume=options.resume
-        )
+        out = options.out or default_folder(self._source, self.recipe.name, resume=options.resume)
         folder = RunFolder(out)
-        with ExitStack() as stack:
-            stack.enter_context(folder.claim(resume=options.resume))
+        with folder.claim(resume=options.resume):
             (out / REPORT).unlink(missing_ok=True)
             folder.write(MARKER, json.dumps({"source": self._source, "recipe": self.recipe.name}))
             return self._run(folder)
@@ -324,6 +367,7 @@ class _Session:
             evidence.write_failure(error)
             raise
         report, missed = evidence.write()
+        layers = ctx.find(EngineLayers)
         return Run(
             folder=folder.path,
             exit_code=ExitCode.REQUIREMENT_MISSED if missed else ExitCode.DONE,
@@ -331,6 +375,7 @@ class _Session:
             report=report,
             model=folder.path / "model.onnx",
             engine=ctx.find(Engine),
+            layers=len(layers.layers) if layers else None,
             comparison=ctx.find(Comparison),
             proof=ctx.find(PrecisionProof),
         )

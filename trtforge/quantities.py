@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from trtforge.errors import RequestError
 
@@ -26,7 +26,7 @@ _SHAPE = re.compile(r"\[?\s*\d+(?:\s*[x,]\s*\d+)*\s*\]?")
 MAX_DIM = 2**31 - 1  # TensorRT's own limit for one dimension
 
 
-def _schema(cls: type, parse: Any) -> Any:
+def _schema(parse: Any) -> Any:
     from pydantic_core import core_schema  # deferred: authors need not have pydantic loaded
 
     def validate(value: object) -> object:
@@ -43,7 +43,7 @@ def _schema(cls: type, parse: Any) -> Any:
 class ByteSize(int):
     """A number of bytes, written ``4GiB``, ``512MiB``, ``1.5GB`` or as a plain integer."""
 
-    def __new__(cls, value: str | int) -> ByteSize:
+    def __new__(cls, value: str | int) -> Self:
         """Parse ``value``; raises :class:`RequestError` when it is no size."""
         if isinstance(value, bool) or not isinstance(value, str | int):
             raise RequestError(f"{value!r} is not a size", remedy="write it like 4GiB or 512MiB")
@@ -60,7 +60,7 @@ class ByteSize(int):
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> Any:
         """Let pydantic read a size from text or a number."""
-        return _schema(cls, cls)
+        return _schema(cls)
 
     @classmethod
     def __get_pydantic_json_schema__(cls, schema: Any, handler: GetJsonSchemaHandler) -> Any:
@@ -82,7 +82,7 @@ class Dims(tuple[int, ...]):
 
     __slots__ = ()
 
-    def __new__(cls, value: str | int | Iterable[int]) -> Dims:
+    def __new__(cls, value: str | int | Iterable[int]) -> Self:
         """Parse ``value``; raises :class:`RequestError` when it is no shape."""
         wrong = RequestError(
             f"{value!r} is not a shape", remedy="write it like 1x3x224x224 or [1,3,224,224]"
@@ -115,7 +115,7 @@ class Dims(tuple[int, ...]):
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> Any:
         """Let pydantic read a shape from text or a list."""
-        return _schema(cls, cls)
+        return _schema(cls)
 
     @classmethod
     def __get_pydantic_json_schema__(cls, schema: Any, handler: GetJsonSchemaHandler) -> Any:
@@ -159,7 +159,8 @@ class ShapeRange:
             keys = set(value)
             if keys != {"min", "opt", "max"}:
                 raise RequestError(
-                    f"a shape range has min, opt and max; found {', '.join(map(str, value)) or 'nothing'}",
+                    "a shape range has min, opt and max; "
+                    f"found {', '.join(map(str, value)) or 'nothing'}",
                     remedy="write {min: 1x3x224x224, opt: 8x3x224x224, max: 32x3x224x224}",
                 )
             return cls(Dims(value["min"]), Dims(value["opt"]), Dims(value["max"]))

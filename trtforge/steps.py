@@ -48,7 +48,7 @@ class Step(ABC):
     def run(self, ctx: Context) -> int:
         """Do the work and return the number of changes made to the model."""
 
-    def warm_up(self) -> None:
+    def warm_up(self) -> None:  # noqa: B027  # optional: most steps have nothing to start
         """Start what takes long to start; the runner calls it while earlier steps still run."""
 
     def reads(self) -> Iterable[Path]:

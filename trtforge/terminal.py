@@ -39,7 +39,7 @@ class PlainLines(Quiet):
         self._every = every
         self._next = time.monotonic() + every
 
-    def step_started(self, stage: str, step: str) -> None:
+    def step_started(self, stage: str, step: str) -> None:  # noqa: ARG002  # the protocol's
         """Start the clock of the step."""
         self._next = time.monotonic() + self._every
 

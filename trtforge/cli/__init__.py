@@ -25,8 +25,7 @@ def main() -> None:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(ExitCode.STEP_FAILED)
-    except Exception:
-        # Not a TrtforgeError, so not the user's mistake: the traceback is what we need.
+    except Exception:  # noqa: BLE001  # not the user's mistake: the traceback is what we need
         traceback.print_exc()
         sys.stderr.write("\nThis is a defect of trtforge; please report the lines above.\n")
         sys.exit(ExitCode.STEP_FAILED)

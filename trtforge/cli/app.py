@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import sys
-from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from trtforge import __version__
-from trtforge.cli import doctor, look, models, ops, runs
+from trtforge.cli import doctor, look, models, runs
 
 app = typer.Typer(
     name="trtforge",
@@ -30,6 +28,7 @@ def _version(value: bool) -> None:  # noqa: FBT001  # typer calls it with the fl
 
 @app.callback()
 def options(
+    *,
     _: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
     ] = False,
@@ -43,7 +42,6 @@ for command in (
     models.check,
     models.init,
     models.verify,
-    runs.bisect,
     runs.report,
     doctor.doctor,
     look.list_,
@@ -51,6 +49,3 @@ for command in (
     look.schema,
 ):
     app.command(command.__name__.rstrip("_"))(command)
-app.add_typer(ops.app, name="op", help="Custom ops.")
-
-__all__ = ["Any", "Callable", "app", "json"]

@@ -1,0 +1,189 @@
+"""``trtforge demo``, ``run`` and ``report``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from trtforge.cli.answers import (
+    Json,
+    Shapes,
+    Targets,
+    Without,
+    open_host,
+    say,
+    say_json,
+    say_table,
+    watcher,
+)
+from trtforge.errors import ExitCode, RequestError
+
+if TYPE_CHECKING:
+    from trtforge.api import Run, RunOptions
+    from trtforge.host import Host
+
+Out = Annotated[Path | None, typer.Option("--out", "-o", help="Folder for everything it makes.")]
+
+
+def demo(
+    *,
+    out: Out = None,
+    as_json: Json = False,
+) -> None:
+    """Run the packaged example: a digits classifier to one INT8 engine for four GPUs."""
+    from trtforge import demo as packaged
+    from trtforge.api import RunOptions
+
+    host = open_host([])
+    _run_and_tell(packaged.RECIPE, str(packaged.MODEL), RunOptions(out=out), host, as_json=as_json)
+
+
+def run(
+    recipe: Annotated[str, typer.Argument(help="A recipe file or the name of a shipped recipe.")],
+    *,
+    model: Annotated[
+        str | None,
+        typer.Option("--model", "-m", help="A model file, a folder, or package.module:factory."),
+    ] = None,
+    out: Out = None,
+    settings: Annotated[
+        list[str],
+        typer.Option("--set", metavar="STEP.OPTION=VALUE", help="Set an option; repeatable."),
+    ] = [],  # noqa: B006  # typer copies it
+    shapes: Shapes = [],  # noqa: B006  # typer copies it
+    targets: Targets = [],  # noqa: B006  # typer copies it
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check everything, show the plan, run nothing.")
+    ] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue an earlier run.")] = False,
+    verify_each: Annotated[
+        bool, typer.Option("--verify-each", help="Name the step that changes outputs.")
+    ] = False,
+    cache: Annotated[bool, typer.Option(help="Reuse and keep the results of steps.")] = True,
+    as_json: Json = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")] = False,
+    without: Without = [],  # noqa: B006  # typer copies it
+) -> None:
+    """Run a recipe on a model."""
+    from trtforge.api import RunOptions
+
+    options = RunOptions(
+        out=out,
+        settings=settings,
+        shapes=dict(_shape_option(text) for text in shapes),
+        targets=targets,
+        resume=resume,
+        verify_each=verify_each,
+        use_cache=cache,
+    )
+    host = open_host(without)
+    if dry_run:
+        _tell_plan(recipe, model, options, host, as_json=as_json)
+    else:
+        _run_and_tell(recipe, model, options, host, as_json=as_json, quiet=quiet)
+
+
+def _shape_option(text: str) -> tuple[str, str]:
+    name, equals, shape = text.rpartition("=")
+    if not equals or not name:
+        raise RequestError(
+            f"--shape {text}: not of the form INPUT=SHAPE",
+            remedy="for example --shape x=1x3x224x224:8x3x224x224:32x3x224x224",
+        )
+    return name, shape
+
+
+def _tell_plan(
+    recipe: str, model: str | None, options: RunOptions, host: Host, *, as_json: bool
+) -> None:
+    from trtforge.api import plan
+    from trtforge.options import as_data
+
+    resolved, planned = plan(recipe, model, options=options, host=host)
+    rows = [
+        {
+            "stage": item.stage,
+            "step": item.step.name,
+            "options": as_data(item.step),
+            "needs": [kind.__name__ for kind in item.step.needs],
+            "gives": [kind.__name__ for kind in item.step.gives],
+            "cached": item.cached,
+        }
+        for item in planned
+    ]
+    if as_json:
+        targets = [target.name for target in resolved.targets]
+        say_json({"recipe": resolved.name, "targets": targets, "plan": rows})
+        return
+    say_table(_plan_table(rows))
+    say("Nothing was run.")
+
+
+def _plan_table(rows: list[dict[str, Any]]) -> Any:
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    for column in ("stage", "step", "options", "needs", "gives", "cached"):
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        chosen = {key: value for key, value in row["options"].items() if value not in (None, "")}
+        table.add_row(
+            row["stage"],
+            row["step"],
+            ", ".join(f"{key}={value}" for key, value in chosen.items()),
+            ", ".join(row["needs"]),
+            ", ".join(row["gives"]),
+            "yes" if row["cached"] else "no",
+        )
+    return table
+
+
+def _run_and_tell(
+    recipe: str | Path,
+    model: str | None,
+    options: RunOptions,
+    host: Host,
+    *,
+    as_json: bool,
+    quiet: bool = False,
+) -> None:
+    from trtforge.api import run as run_recipe
+    from trtforge.report import report_data
+
+    observer = watcher(as_json=as_json, quiet=quiet)
+    done = run_recipe(recipe, model, options=options, host=host, observer=observer)
+    if as_json:
+        say_json({**report_data(done.report), "folder": str(done.folder)})
+    else:
+        _tell(done)
+    raise typer.Exit(done.exit_code)
+
+
+def _tell(done: Run) -> None:
+    from trtforge.outcome import outcome_lines
+
+    for line in outcome_lines(done):
+        say(line)
+    for sentence in done.missed:
+        sys.stderr.write(f"trtforge: not met: {sentence}\n")
+
+
+def report(
+    folder: Annotated[Path, typer.Argument(help="The folder of a run.")],
+    *,
+    as_json: Json = False,
+) -> None:
+    """Show the report of a run, and write its page anew."""
+    from trtforge.evidence import read_report, write_page
+    from trtforge.report import report_data
+    from trtforge.run_folder import RunFolder
+
+    found = read_report(folder)
+    if as_json:
+        say_json(report_data(found))
+        return
+    say(str(write_page(RunFolder(folder), found)))
+    raise typer.Exit(ExitCode.DONE)
