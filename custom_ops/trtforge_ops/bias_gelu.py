@@ -1,0 +1,84 @@
+"""BiasGelu: the bias of a linear layer and its GELU in one kernel."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import erf, prod
+from typing import Any, Literal
+
+import numpy as np
+
+from trtforge import CustomOp, Launch, ceil_div
+
+Shape = tuple[int, ...]
+Array = np.ndarray[Any, np.dtype[Any]]
+
+PACK = 8  # elements per thread, kPack in the kernel
+BLOCK = 256
+
+
+@dataclass(frozen=True)
+class BiasGelu(CustomOp):
+    """``y = gelu(x + bias)``; the bias, of one dimension, runs along the last axis of ``x``."""
+
+    name = "trtforge::BiasGelu"
+    inputs = ("x", "bias")
+    outputs = ("y",)
+    dtypes = ("float32", "float16", "bfloat16")
+    kernel = "bias_gelu.cu.jinja"
+    function = """
+        s = Add (x, bias)
+        {% if opset >= 20 %}
+        y = Gelu <approximate = "{{ approximate }}"> (s)
+        {% else %}
+        half = Constant <value_float = 0.5> ()
+        half_t = CastLike (half, s)
+        one = Constant <value_float = 1.0> ()
+        one_t = CastLike (one, s)
+        {% if approximate == "tanh" %}
+        cubic = Constant <value_float = 0.044715> ()
+        cubic_t = CastLike (cubic, s)
+        root = Constant <value_float = 0.7978845608> ()
+        root_t = CastLike (root, s)
+        square = Mul (s, s)
+        cube = Mul (square, s)
+        scaled_cube = Mul (cube, cubic_t)
+        sum = Add (s, scaled_cube)
+        inner = Mul (sum, root_t)
+        curve = Tanh (inner)
+        {% else %}
+        root = Constant <value_float = 0.7071067812> ()
+        root_t = CastLike (root, s)
+        inner = Mul (s, root_t)
+        curve = Erf (inner)
+        {% endif %}
+        shifted = Add (curve, one_t)
+        scaled = Mul (shifted, s)
+        y = Mul (scaled, half_t)
+        {% endif %}
+    """
+
+    approximate: Literal["none", "tanh"] = "none"
+    """``none``: by the error function; ``tanh``: the approximation that GPT-2 and others use."""
+
+    def shapes(self, *inputs: Shape) -> tuple[Shape, ...]:
+        """Return the shape of ``x``."""
+        return (inputs[0],)
+
+    def launch(self, inputs: tuple[Shape, ...], outputs: tuple[Shape, ...]) -> Launch:
+        """One thread per eight elements."""
+        count = prod(outputs[0])
+        grid = max(1, ceil_div(count, PACK * BLOCK))
+        return Launch(grid=grid, block=BLOCK, scalars=(count, inputs[1][0]))
+
+    def reference(self, *inputs: Array) -> tuple[Array, ...]:
+        """Compute in float64, then round to the type of ``x``.
+
+        The formulas are those of ONNX's operator Gelu (opset 20).
+        """
+        v = inputs[0].astype(np.float64) + inputs[1].astype(np.float64)
+        if self.approximate == "tanh":
+            curve = np.tanh(np.sqrt(2 / np.pi) * (v + 0.044715 * v**3))
+        else:
+            curve = np.vectorize(erf, otypes=[np.float64])(v / np.sqrt(2))
+        return ((0.5 * v * (1 + curve)).astype(inputs[0].dtype),)
