@@ -69,7 +69,7 @@ def test_the_text_of_strings_is_told_apart() -> None:
 
 
 def test_all_chunks_count(tmp_path: Path) -> None:
-    array = np.zeros(20 * 2**20, np.uint8)  # two chunks of 16 MiB
+    array = np.zeros(6 * 2**20, np.uint8)  # two chunks of 4 MiB
     before = tensor_digest(external(array, tmp_path))
     assert before == tensor_digest(ir.tensor(array))
     array[-1] = 1

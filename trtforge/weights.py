@@ -17,7 +17,7 @@ from trtforge.graph import graphs
 
 Exchange = Callable[[ir.TensorProtocol], ir.TensorProtocol]
 
-_CHUNK = 16 * 2**20
+_CHUNK = 4 * 2**20
 _THREADS = 2  # hashing outruns most disks with two; more only heats the machine
 _MEMO = "trtforge.digest"
 
@@ -100,7 +100,7 @@ def exchanged(model: ir.Model, swap: Exchange) -> Iterator[None]:
 def tensor_digest(tensor: ir.TensorProtocol) -> str:
     """Return a name for type, shape and content of ``tensor``: 32 hexadecimal digits.
 
-    It is the BLAKE2b (RFC 7693) of type, shape and the digests of 16 MiB chunks, which two
+    It is the BLAKE2b (RFC 7693) of type, shape and the digests of 4 MiB chunks, which two
     threads compute. Tensors of a file are read, not mapped, so that they leave no resident pages.
     The result is remembered on the tensor until its file changes.
 
