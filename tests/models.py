@@ -269,7 +269,7 @@ def _embeddings(b: Builder, w: Weights) -> str:
         for table in ("word", "position", "token_type")
     }
     length = b.op("Slice", "length", b.op("Shape", "shape", "input_ids"), "one", "two")
-    positions = b.op("Slice", "positions", tables["position"], "zero", length)
+    positions = b.op("Slice", "positions", tables["position"], "zero", length, "zero")
     words = b.op("Gather", "words", tables["word"], "input_ids")
     types = b.op("Gather", "types", tables["token_type"], "token_type_ids")
     x = b.op("Add", "embed.add2", b.op("Add", "embed.add1", words, types), positions)

@@ -50,7 +50,7 @@ def _walk(graph: ir.Graph | ir.Function, versions: Mapping[str, int], types: Typ
     for value in given:
         _know(types, value, value.dtype)
     for node in graph:
-        for body in _bodies(node):
+        for body in bodies(node):
             _enter(node, body, types)
             _walk(body, versions, types)
         for index, output in enumerate(node.outputs):
@@ -64,14 +64,15 @@ def _know(types: Types, value: ir.Value, dtype: ir.DataType | None) -> None:
         types[value] = dtype
 
 
-def _bodies(node: ir.Node) -> list[ir.Graph]:
-    bodies: list[ir.Graph] = []
+def bodies(node: ir.Node) -> list[ir.Graph]:
+    """Return the subgraphs of a node: the branches of an If, the body of a Loop or Scan."""
+    found: list[ir.Graph] = []
     for attribute in node.attributes.values():
         if attribute.type == ir.AttributeType.GRAPH:
-            bodies.append(attribute.as_graph())
+            found.append(attribute.as_graph())
         elif attribute.type == ir.AttributeType.GRAPHS:
-            bodies.extend(attribute.as_graphs())
-    return bodies
+            found.extend(attribute.as_graphs())
+    return found
 
 
 def _enter(node: ir.Node, body: ir.Graph, types: Types) -> None:
@@ -87,10 +88,10 @@ def _result(
     node: ir.Node, index: int, versions: Mapping[str, int], types: Types
 ) -> ir.DataType | None:
     """Return the type of output ``index``."""
-    bodies = _bodies(node)
-    if bodies:
+    found = bodies(node)
+    if found:
         place = index + 1 if node.op_type == "Loop" else index
-        outputs = bodies[0].outputs
+        outputs = found[0].outputs
         return types.get(outputs[place]) if place < len(outputs) else None
     stated = _stated(node, index, types)
     if stated is not None:

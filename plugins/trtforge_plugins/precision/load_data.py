@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx_ir as ir
-import psutil  # type: ignore[import-untyped]  # it ships no types
+import psutil
 
 from trtforge import Batches, Context, DataError, Step
 from trtforge.errors import did_you_mean

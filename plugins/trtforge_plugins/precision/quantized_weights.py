@@ -65,3 +65,17 @@ def quantize(array: Array, scales: Array, axis: int, target: Format) -> Array:
     if target.dtype == ir.DataType.INT8:
         return scaled.astype(np.int8)
     return scaled.astype(ml_dtypes.float8_e4m3fn)
+
+
+def requantize(codes: Array, old: Array, new: Array, axis: int) -> Array | None:
+    """Return INT8 codes that mean the same with scales ``new``; None where they would not change.
+
+    ``new`` must not be smaller than ``old``, so that nothing is clipped.
+    """
+    ratio = old.astype(np.float32) / new
+    if codes.dtype != np.int8 or ratio.min(initial=1.0) > 1 - 0.5 / 127:
+        return None
+    shape = [1] * codes.ndim
+    if ratio.ndim:
+        shape[axis] = -1
+    return np.rint(codes * ratio.reshape(shape)).astype(np.int8)

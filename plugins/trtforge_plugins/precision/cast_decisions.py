@@ -1,0 +1,284 @@
+"""Which nodes compute in the lower type, and which stay in float32 and why.
+
+Softmax, LayerNormalization and reductions go to the lower type like everything else: TensorRT
+accumulates them in float32 inside their kernels. What stays: nodes the user names, operators
+without the type, constants that the type cannot hold, what is computed from integers only (shapes,
+positions, masks: small, and exact in float32), and what the model itself computes in float32 after
+a Cast from a lower type.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import onnx
+import onnx_ir as ir
+
+from trtforge import StepError
+from trtforge.graph import constant, is_op
+from trtforge_plugins.precision import half_range
+from trtforge_plugins.precision.element_types import Types, find_schema, formal
+from trtforge_plugins.precision.placement import matches
+
+if TYPE_CHECKING:
+    from trtforge import CustomOp
+
+FLOAT = ir.DataType.FLOAT
+_HALVES: tuple[ir.DataType | None, ...] = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
+FLEXIBLE = ("Cast", "QuantizeLinear", "DequantizeLinear")
+"""Operators that convert anyway: they take the type of their neighbours."""
+MOVERS = (
+    "Concat", "DepthToSpace", "Expand", "Flatten", "Gather", "Identity", "Reshape", "Slice",
+    "SpaceToDepth", "Split", "Squeeze", "Tile", "Transpose", "Unsqueeze",
+)  # fmt: skip
+_OF_INTEGERS = (
+    *MOVERS, "Abs", "Add", "Ceil", "Clip", "Cos", "Div", "Exp", "Floor", "Log", "Max", "Min",
+    "Mod", "Mul", "Neg", "Pow", "Reciprocal", "Round", "Sin", "Sqrt", "Sub", "Where",
+)  # fmt: skip
+_TYPED_BY_INPUT = ("Bernoulli", "EyeLike", "RandomNormalLike", "RandomUniformLike")
+_FLOAT_INPUTS = {"Resize": (1, 2), "Upsample": (1,)}
+"""Inputs that TensorRT and ONNX want in float32: the region and the scales of a Resize."""
+
+
+@dataclass(frozen=True)
+class Decisions:
+    """The lower type, and the nodes that stay in float32 with the reason."""
+
+    low: ir.DataType
+    versions: Mapping[str, int]
+    functions: frozenset[tuple[str, str]]
+    """Model-local functions and custom ops that run in the lower type, by domain and name."""
+    kept: dict[ir.Node, str]
+
+    def of_input(self, node: ir.Node, index: int) -> ir.DataType:
+        """Return the type that a float32 input has from now on."""
+        if node in self.kept or index in _FLOAT_INPUTS.get(node.op_type, ()):
+            return FLOAT
+        return self._of(node, index, outputs=False)
+
+    def of_output(self, node: ir.Node, index: int) -> ir.DataType:
+        """Return the type that a float32 output has from now on."""
+        return FLOAT if node in self.kept else self._of(node, index, outputs=True)
+
+    def _of(self, node: ir.Node, index: int, *, outputs: bool) -> ir.DataType:
+        if (node.domain, node.op_type) in self.functions:
+            return self.low
+        schema = find_schema(node.domain, node.op_type, self.versions.get(node.domain, 0))
+        if schema is None:
+            return FLOAT
+        variable = formal(schema.outputs if outputs else schema.inputs, index).partition("#")[0]
+        if outputs and node.op_type != "If" and variable not in (i.type_str for i in schema.inputs):
+            return FLOAT  # an attribute tells the type, which stays
+        allowed = {each.type_param_str: each.allowed_type_strs for each in schema.type_constraints}
+        wanted = f"tensor({half_range.name(self.low)})"
+        return self.low if wanted in allowed.get(variable, ()) else FLOAT
+
+
+def decide(
+    model: ir.Model,
+    low: ir.DataType,
+    keep: Sequence[str],
+    types: Types,
+    ops: Mapping[str, type[CustomOp]],
+) -> Decisions:
+    """Return the decisions for every node of the main graph and its subgraphs.
+
+    Args:
+        model: The model; it is only read.
+        low: float16 or bfloat16.
+        keep: Glob patterns of node names or operators that stay in float32.
+        types: Element types of the values.
+        ops: Custom ops; those that have a kernel for ``low`` run in it.
+    """
+    every = list(model.graph.all_nodes())
+    touched = [node for node in every if any(types.get(value) == FLOAT for value in _values(node))]
+    functions = frozenset(_low_functions(model, low, ops))
+    decisions = Decisions(low, dict(model.graph.opset_imports), functions, {})
+    kept = decisions.kept
+    for node in touched:
+        reason = _named(node, keep) or _unable(node, decisions)
+        if reason:
+            kept[node] = reason
+    _complain_of_opset([node for node in touched if node not in kept], decisions)
+    for node in _in_float_already(touched, types):
+        kept.setdefault(node, "the model itself computes it in float32, after a Cast")
+    for node in _from_integers(touched, types):
+        kept.setdefault(node, "it is computed from integers only")
+    for node in touched:
+        if node not in kept and not is_op(node, *FLEXIBLE):
+            reason = _bad_constant(node, decisions, types)
+            if reason:
+                kept[node] = reason
+    for node in _between_kept(touched, decisions, types):
+        kept.setdefault(node, "it moves data between nodes that stay in float32")
+    return decisions
+
+
+def _values(node: ir.Node) -> Iterator[ir.Value]:
+    yield from (value for value in node.inputs if value is not None)
+    yield from node.outputs
+
+
+def _named(node: ir.Node, keep: Sequence[str]) -> str | None:
+    pattern = next((pattern for pattern in keep if matches(node, pattern)), None)
+    return f"named by keep pattern {pattern!r}" if pattern else None
+
+
+def _unable(node: ir.Node, decisions: Decisions) -> str | None:
+    if (node.domain, node.op_type) in decisions.functions:
+        return None
+    schema = find_schema(node.domain, node.op_type, decisions.versions.get(node.domain, 0))
+    if schema is None:
+        return (
+            f"{node.domain}::{node.op_type} is not known to run in {half_range.name(decisions.low)}"
+        )
+    if is_op(node, *_TYPED_BY_INPUT) or _has_sequences(schema):
+        return f"{node.op_type} is only supported in float32 here"
+    return None
+
+
+def _complain_of_opset(nodes: Sequence[ir.Node], decisions: Decisions) -> None:
+    """Refuse a model whose operators got the type only in a later opset (Conv: bfloat16 in 22).
+
+    Raises:
+        StepError: there are such operators.
+    """
+    wanted = f"tensor({half_range.name(decisions.low)})"
+    late: dict[str, int] = {}
+    for node in nodes:
+        if node.domain or node.op_type in late:
+            continue
+        now, newest = (
+            find_schema("", node.op_type, version)
+            for version in (decisions.versions.get("", 0), onnx.defs.onnx_opset_version())
+        )
+        if now and newest and not _mentions(now, wanted) and _mentions(newest, wanted):
+            late[node.op_type] = newest.since_version
+    if late:
+        needed = max(late.values())
+        raise StepError(
+            f"{', '.join(sorted(late))}: no {half_range.name(decisions.low)} in opset "
+            f"{decisions.versions.get('', 0)}",
+            remedy=f"put upgrade-opset before cast (to {needed}), or keep these operators in float32",
+        )
+
+
+def _mentions(schema: onnx.defs.OpSchema, kind: str) -> bool:
+    return any(kind in each.allowed_type_strs for each in schema.type_constraints)
+
+
+def _has_sequences(schema: onnx.defs.OpSchema) -> bool:
+    """Whether the operator is about sequences or optionals; If and Loop merely allow them."""
+    return any(
+        all(kind.startswith(("seq(", "optional(")) for kind in each.allowed_type_strs)
+        for each in schema.type_constraints
+    )
+
+
+def _low_functions(
+    model: ir.Model, low: ir.DataType, ops: Mapping[str, type[CustomOp]]
+) -> Iterator[tuple[str, str]]:
+    """Yield functions whose body says nothing about float32, and custom ops that have the type."""
+    for function in model.functions.values():
+        op = ops.get(f"{function.domain}::{function.name}")
+        if half_range.name(low) in op.dtypes if op else _is_generic(function):
+            yield function.domain, function.name
+    for name, op in ops.items():
+        if half_range.name(low) in op.dtypes:
+            domain, _, op_type = name.partition("::")
+            yield domain, op_type
+
+
+def _is_generic(function: ir.Function) -> bool:
+    for node in function.all_nodes():
+        known = ir.convenience.get_const_tensor(node.outputs[0])
+        if known is not None and known.dtype == FLOAT:
+            return False
+        if node.op_type in (
+            "ConstantOfShape",
+            "Resize",
+            "Upsample",
+            "RandomNormal",
+            "RandomUniform",
+        ):
+            return False
+        if node.op_type == "Cast" and node.attributes.get_int("to", 0) == FLOAT.value:
+            return False
+    return True
+
+
+def _in_float_already(nodes: Sequence[ir.Node], types: Types) -> Iterator[ir.Node]:
+    """Yield the nodes behind a Cast from a lower type, such as a norm that was made safe."""
+    reached: set[ir.Value] = set()
+    for node in nodes:
+        source = node.inputs[0] if node.inputs else None
+        if is_op(node, "Cast"):
+            computed = source is not None and source.producer() and constant(source) is None
+            if source is not None and computed and types.get(source) in _HALVES:
+                reached.update(node.outputs)
+        elif any(value in reached for value in node.inputs):
+            reached.update(value for value in node.outputs if types.get(value) == FLOAT)
+            if not is_op(node, *FLEXIBLE):
+                yield node
+
+
+def _from_integers(nodes: Sequence[ir.Node], types: Types) -> Iterator[ir.Node]:
+    """Yield elementwise nodes whose float inputs are all made from integers or constant."""
+    reached: set[ir.Value] = set()
+    for node in nodes:
+        if is_op(node, "Cast"):
+            dtype = types.get(node.inputs[0]) if node.inputs[0] is not None else None
+            if dtype is not None and (dtype.is_integer() or dtype == ir.DataType.BOOL):
+                reached.update(node.outputs)
+            continue
+        floats = [value for value in node.inputs if value is not None and types.get(value) == FLOAT]
+        made = [value in reached for value in floats]
+        exact = all(
+            seen or constant(value) is not None for seen, value in zip(made, floats, strict=True)
+        )
+        if is_op(node, *_OF_INTEGERS) and any(made) and exact:
+            reached.update(node.outputs)
+            yield node
+
+
+def _bad_constant(node: ir.Node, decisions: Decisions, types: Types) -> str | None:
+    for index, value in enumerate(node.inputs):
+        if value is None or types.get(value) != FLOAT:
+            continue
+        array = constant(value)
+        if array is None or decisions.of_input(node, index) == FLOAT:
+            continue
+        reason = half_range.why_not(array, decisions.low)
+        if reason:
+            return f"its constant {value.name!r}: {reason}"
+    return None
+
+
+def _between_kept(
+    nodes: Sequence[ir.Node], decisions: Decisions, types: Types
+) -> Iterator[ir.Node]:
+    """Yield data movers whose source and whose users all stay in float32: no Cast is worth it."""
+    movers = [node for node in nodes if is_op(node, *MOVERS) and node not in decisions.kept]
+    after: set[ir.Value] = set()
+    for node in movers:
+        floats = [value for value in node.inputs if value is not None and types.get(value) == FLOAT]
+        if floats and all(value in after or _is_float(value, decisions) for value in floats):
+            after.update(node.outputs)
+    before: set[ir.Node] = set()
+    for node in reversed(movers):
+        if not set(node.outputs) <= after:
+            continue
+        uses = [use for value in node.outputs for use in value.uses()]
+        if all(use in before or decisions.of_input(use, index) == FLOAT for use, index in uses):
+            before.add(node)
+            yield node
+
+
+def _is_float(value: ir.Value, decisions: Decisions) -> bool:
+    """Whether ``value`` stays float32 for sure: an input of the model, or a kept node's result."""
+    producer = value.producer()
+    if producer is None:
+        return value.is_graph_input() or value.is_initializer()
+    return decisions.of_output(producer, value.index() or 0) == FLOAT or producer in decisions.kept
