@@ -1,0 +1,159 @@
+"""The report as one HTML page: self-contained, offline, readable without scripts.
+
+Everything that comes from a model is untrusted text: the template escapes all of it, and the page's
+own policy runs no script but the one of this package, by its hash.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import math
+from collections.abc import Iterator
+from importlib.resources import files
+from pathlib import PurePath
+from typing import TYPE_CHECKING, Any
+
+from trtforge.errors import ExitCode
+from trtforge.quantities import format_bytes
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+    from trtforge.artifacts import Comparison
+    from trtforge.report import Report, Verdict
+
+UNKNOWN = "\N{EN DASH}"
+_HEADLINES = {
+    ExitCode.DONE: "Done as asked",
+    ExitCode.REQUIREMENT_MISSED: "Done, but requirements were missed",
+    ExitCode.BAD_REQUEST: "Not done: the request is wrong",
+    ExitCode.STEP_FAILED: "Not done: a step failed",
+    ExitCode.ENVIRONMENT_LACKS: "Not done: this environment lacks something",
+}
+
+
+def render(report: Report) -> str:
+    """Return the page; it loads nothing and sends nothing."""
+    from markupsafe import Markup
+
+    style, script = (_template(f"report.{ending}") for ending in ("css", "js"))
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    page = _environment().from_string(_template("report.html.jinja"))
+    return page.render(
+        report=report,
+        facts=list(_facts(report)),
+        requirements=list(_requirements(report)),
+        operators=list(_operators(report)),
+        style=Markup(style),  # noqa: S704  # our own file
+        script=Markup(script),  # noqa: S704  # our own file
+        script_hash=f"sha256-{digest}",
+    )
+
+
+def _template(name: str) -> str:
+    return (files("trtforge") / "templates" / name).read_text(encoding="utf-8")
+
+
+def _environment() -> Environment:
+    from jinja2 import Environment, StrictUndefined
+
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    environment.filters.update(
+        decibels=lambda value: f"{digits(value, 4)} dB",
+        digits=digits,
+        file_name=lambda source: PurePath(source).name or source,
+        grouped=lambda value: f"{value:,}".replace(",", "\N{NARROW NO-BREAK SPACE}"),
+        headline=headline,
+        milliseconds=lambda value: f"{digits(value, 4)} ms",
+        percent=percent,
+        seconds=lambda value: f"{value:.1f} s" if value >= 10 else f"{value:.2f} s",
+        size=lambda value: UNKNOWN if value is None else format_bytes(value),
+    )
+    return environment
+
+
+def digits(value: float, count: int) -> str:
+    """Write a number with ``count`` significant digits, infinity as its sign."""
+    if math.isinf(value):
+        return "∞" if value > 0 else "-∞"
+    return f"{value:.{count}g}"
+
+
+def percent(share: float) -> str:
+    """Write a share; 100 % and 0 % stand only for all and nothing."""
+    text = f"{share:.2%}"
+    if text == "100.00%" and share < 1.0:
+        return "> 99.99%"
+    if text == "0.00%" and share > 0.0:
+        return "< 0.01%"
+    return text
+
+
+def headline(verdict: Verdict) -> str:
+    """Return the verdict in a few words, with the exit code."""
+    known = _HEADLINES.get(ExitCode(verdict.exit_code)) if verdict.exit_code in range(5) else None
+    return f"{known or 'Not done'} (exit code {verdict.exit_code})"
+
+
+def _facts(report: Report) -> Iterator[tuple[str, str]]:
+    """Yield the few figures to see first."""
+    if report.given and report.final:
+        yield "Nodes", f"{report.given.nodes} → {report.final.nodes}"
+        before, after = report.given.parameter_bytes, report.final.parameter_bytes
+        yield "Weights", f"{format_bytes(before)} → {format_bytes(after)}"
+    for engine in report.engines[:1]:
+        yield "Engine", format_bytes(engine.size)
+    if report.layers:
+        yield "Layers", str(report.layers.total)
+    if report.comparison:
+        lowest = _lowest(report.comparison, "cosine")
+        yield "Cosine", UNKNOWN if lowest is None else digits(lowest, 6)
+    if report.precision and report.precision.shares:
+        largest = max(report.precision.shares, key=lambda share: share.share)
+        yield "Mostly", f"{percent(largest.share)} {largest.dtype}"
+    if report.timings:
+        yield "Median time", f"{digits(report.timings.median_ms, 4)} ms"
+
+
+def _lowest(comparison: Comparison, figure: str) -> float | None:
+    found = [getattr(out, figure) for out in comparison.outputs if not out.problem]
+    known = [value for value in found if value is not None]
+    if any(math.isnan(value) for value in known):
+        return math.nan
+    return min(known, default=None)
+
+
+def _requirements(report: Report) -> Iterator[tuple[str, str, str]]:
+    """Yield each stated requirement: its name, what was asked, what was found."""
+    found = _found(report)
+    for name, asked in report.request.require.items():
+        shown = "as asked" if asked is True else "any" if asked is False else str(asked)
+        yield name.replace("_", " "), shown, found.get(name, UNKNOWN)
+
+
+def _found(report: Report) -> dict[str, str]:
+    found: dict[str, Any] = {}
+    comparison = report.comparison
+    if comparison:
+        for name, figure in (("cosine", "cosine"), ("sqnr", "sqnr_db")):
+            found[name] = _lowest(comparison, figure)
+        found["top1_agreement"] = _lowest(comparison, "top1_agreement")
+        if len(comparison.accuracy) == 2:
+            found["accuracy_drop"] = comparison.accuracy["given"] - comparison.accuracy["final"]
+    texts = {name: digits(value, 6) for name, value in found.items() if value is not None}
+    if report.precision:
+        texts["precision"] = "as asked" if report.precision.holds else "deviates"
+    for engine in report.engines[:1]:
+        texts["engine_size"] = format_bytes(engine.size)
+        if engine.memory.activation is not None:
+            texts["activation_memory"] = format_bytes(engine.memory.activation)
+    return texts
+
+
+def _operators(report: Report) -> Iterator[tuple[str, int, int]]:
+    """Yield operator, number of nodes before and after."""
+    if report.given and report.final:
+        before, after = report.given.nodes_by_op, report.final.nodes_by_op
+        for op in dict.fromkeys([*before, *after]):
+            yield op, before.get(op, 0), after.get(op, 0)
