@@ -154,7 +154,7 @@ def _reader(tensor: ir.TensorProtocol) -> Callable[[int], bytes | memoryview]:
         text = b"".join(b"%d:%s" % (len(item), item) for item in items)
         return lambda _: text  # strings are few: one chunk
     if isinstance(tensor, ir.ExternalTensor):
-        return partial(read_file, tensor)
+        return partial(read_file, tensor, count=_CHUNK)
     if tensor.dtype.bitwidth >= 8:
         array = np.ascontiguousarray(tensor.numpy())
         data = array.reshape(-1).view(np.uint8).data
