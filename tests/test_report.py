@@ -196,7 +196,7 @@ def test_hostile_names_stay_text(tmp_path):
     assert page.open == []
     assert sum(tag == "script" for tag, _ in page.elements) == 1  # the page's own
     assert "<script>alert" not in html
-    assert page.text.count("{{7*7}}") == page.text.count("alert(1)")  # no template inside a name
+    assert page.text.count("{{7*7}}") >= 15  # and is no template
     assert page.text.count("alert(1)") >= 15  # each place shows the name as it is
     assert [attrs for tag, attrs in page.elements if "alert" in str(attrs)] == []
 
