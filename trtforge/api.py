@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 from trtforge.artifacts import Batches, Comparison, Engine, EngineLayers, PrecisionProof
 from trtforge.context import Context, Request
-from trtforge.errors import ExitCode, ModelError, RequestError, StepError, did_you_mean
+from trtforge.errors import ExitCode, ModelError, RequestError, TrtforgeError, did_you_mean
 from trtforge.host import Host
 from trtforge.options import bind
 from trtforge.quantities import ShapeRange
-from trtforge.recipe import Recipe, Setting, Stage, find, parse, read
+from trtforge.recipe import Recipe, Setting, Stage, find, read
 from trtforge.run_folder import MARKER, REPORT, RunFolder, default_folder
 from trtforge.runner import Observer, PlannedStep, Runner, builds
 from trtforge.steps import Backend, Importer
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from trtforge.diagnosis import Diagnosis
     from trtforge.report import Report
 
-PAGE = "report.html"
 IMPORT = "import"
 
 
@@ -140,7 +139,7 @@ def check(model: str | Path, *, host: Host | None = None, after: bool = True) ->
         EnvironmentLacks: no TensorRT is installed.
     """
     host = host or Host()
-    backend = _first(host, Backend)
+    backend = _backend(host)
     with TemporaryDirectory(prefix="trtforge-check-") as folder:
         ctx = open_model(str(model), Path(folder), host)
         now = backend().examine(ctx.model, ctx)
@@ -206,8 +205,8 @@ def _convert(ctx: Context, host: Host) -> None:
                 break
 
 
-def _first(host: Host, kind: type[Backend]) -> type[Backend]:
-    found = [cls for cls in host.steps.values() if issubclass(cls, kind)]
+def _backend(host: Host) -> type[Backend]:
+    found = [cls for cls in host.steps.values() if issubclass(cls, Backend)]
     if not found:
         raise RequestError("no installed plugin offers a backend", remedy="pip install trtforge")
     return found[0]
@@ -327,8 +326,8 @@ class _Session:
             progress=self._observer,
         )
 
-    def _runner(self) -> Runner:
-        return Runner(self._host, self._cache(), self._observer, self._imported)
+    def _runner(self, imported: Callable[[Context], None]) -> Runner:
+        return Runner(self._host, self._cache(), self._observer, imported)
 
     def _cache(self) -> StepCache | None:
         from trtforge.cache import StepCache, default_root, known_artifacts
@@ -344,7 +343,7 @@ class _Session:
         check_profiles(ctx.model, ctx.request, will_build=builds(self.recipe))
 
     def plan(self, workdir: Path) -> list[PlannedStep]:
-        return self._runner().plan(self.recipe, self._context(workdir))
+        return self._runner(self._imported).plan(self.recipe, self._context(workdir))
 
     def run(self) -> Run:
         options = self._options
@@ -356,24 +355,29 @@ class _Session:
             return self._run(folder)
 
     def _run(self, folder: RunFolder) -> Run:
-        from trtforge.evidence import Evidence
+        from trtforge.evidence import MODEL, Evidence
 
         ctx = self._context(folder.path)
-        runner = self._runner()
-        evidence = Evidence(folder, self.recipe, ctx, runner)
+
+        def imported(ctx: Context) -> None:
+            self._imported(ctx)
+            evidence.imported()
+
+        runner = self._runner(imported)
+        evidence = Evidence(folder, self.recipe, ctx, runner.records)
         try:
             runner.run(self.recipe, ctx)
-        except StepError as error:
+        except TrtforgeError as error:
             evidence.write_failure(error)
             raise
-        report, missed = evidence.write()
+        report, sentences = evidence.write()
         layers = ctx.find(EngineLayers)
         return Run(
             folder=folder.path,
-            exit_code=ExitCode.REQUIREMENT_MISSED if missed else ExitCode.DONE,
-            missed=tuple(missed),
+            exit_code=ExitCode(report.verdict.exit_code),
+            missed=sentences,
             report=report,
-            model=folder.path / "model.onnx",
+            model=folder.path / MODEL,
             engine=ctx.find(Engine),
             layers=len(layers.layers) if layers else None,
             comparison=ctx.find(Comparison),
@@ -389,6 +393,3 @@ def _with_options(recipe: Recipe, options: RunOptions) -> Recipe:
     if options.targets:
         recipe = replace(recipe, targets=tuple(map(read_target, options.targets)))
     return recipe
-
-
-__all__: Iterable[str] = ["Run", "RunOptions", "check", "make_convertible", "parse", "plan", "run"]

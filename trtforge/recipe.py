@@ -76,19 +76,20 @@ class Setting:
 
 
 def read(path: Path, host: Host, settings: Iterable[Setting] = ()) -> Recipe:
-    """Read the recipe file at ``path``.
+    """Read the recipe file at ``path``; relative paths in it start at its folder.
 
     Raises:
         RecipeError: everything that is wrong, each with ``file:line:column``.
     """
-    return _Reader(read_yaml(path), path.stem, host).read(tuple(settings))
+    return _Reader(read_yaml(path), path.stem, host, path.parent).read(tuple(settings))
 
 
 def parse(
     text: str, host: Host, source: str = "recipe", settings: Iterable[Setting] = ()
 ) -> Recipe:
     """Read a recipe from ``text``; ``source`` names it in messages. Raises :class:`RecipeError`."""
-    return _Reader(parse_yaml(text, source), Path(source).stem, host).read(tuple(settings))
+    reader = _Reader(parse_yaml(text, source), Path(source).stem, host, Path())
+    return reader.read(tuple(settings))
 
 
 def find(name: str, host: Host) -> Path:
@@ -114,10 +115,11 @@ def find(name: str, host: Host) -> Path:
 class _Reader:
     """Reads one document and collects its problems, so that all are shown at once."""
 
-    def __init__(self, document: Document, name: str, host: Host) -> None:
+    def __init__(self, document: Document, name: str, host: Host, folder: Path) -> None:
         self._document = document
         self._name = name
         self._host = host
+        self._folder = folder
         self._problems: list[RecipeError] = []
 
     def read(self, settings: tuple[Setting, ...]) -> Recipe:
@@ -176,7 +178,9 @@ class _Reader:
         if value is not None and not isinstance(value, str):
             self._report(("model",), "model must be text: a file or package.module:factory")
             return None
-        return value
+        if value is None or ":" in value:
+            return value  # package.module:factory
+        return str(self._folder / value)
 
     def _profiles(self, value: Any) -> tuple[Profile, ...]:
         if value is None:
@@ -274,14 +278,21 @@ class _Reader:
         cls = self._attempt(path, self._host.step, name)
         if cls is None:
             return None
-        for setting in settings:
-            if setting.step == name:
-                if setting.option not in option_names(cls):
-                    self._unknown_setting(cls, setting)
-                    return None
-                options = {**options, setting.option: setting.value}
-        bound: Step | None = self._bind(cls, options, f"step {name!r}", path)
-        return bound
+        mine = [setting for setting in settings if setting.step == name]
+        for setting in mine:
+            if setting.option not in option_names(cls):
+                self._unknown_setting(cls, setting)
+                return None
+        chosen = {setting.option: setting.value for setting in mine}
+        bound: Step | None = self._bind(cls, {**options, **chosen}, f"step {name!r}", path)
+        return bound and self._anchored(bound, set(options) - set(chosen))
+
+    def _anchored(self, step: Step, written: Iterable[str]) -> Step:
+        """Return ``step`` with the relative paths that the recipe wrote, from its folder on."""
+        paths = {name: getattr(step, name) for name in written}
+        return replace(
+            step, **{n: self._folder / p for n, p in paths.items() if isinstance(p, Path)}
+        )
 
     def _unknown_setting(self, cls: type[Step], setting: Setting) -> None:
         names = option_names(cls)

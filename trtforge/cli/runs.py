@@ -151,12 +151,11 @@ def _run_and_tell(
     quiet: bool = False,
 ) -> None:
     from trtforge.api import run as run_recipe
-    from trtforge.report import report_data
 
     observer = watcher(as_json=as_json, quiet=quiet)
     done = run_recipe(recipe, model, options=options, host=host, observer=observer)
     if as_json:
-        say_json({**report_data(done.report), "folder": str(done.folder)})
+        say(done.report.to_json().rstrip())
     else:
         _tell(done)
     raise typer.Exit(done.exit_code)
@@ -178,12 +177,11 @@ def report(
 ) -> None:
     """Show the report of a run, and write its page anew."""
     from trtforge.evidence import read_report, write_page
-    from trtforge.report import report_data
     from trtforge.run_folder import RunFolder
 
     found = read_report(folder)
     if as_json:
-        say_json(report_data(found))
+        say(found.to_json().rstrip())
         return
     say(str(write_page(RunFolder(folder), found)))
     raise typer.Exit(ExitCode.DONE)

@@ -1,0 +1,96 @@
+"""Writes what a run leaves behind: the final model, ``report.json`` and ``report.html``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from trtforge.environment import environment
+from trtforge.errors import ExitCode, RequestError, TrtforgeError
+from trtforge.report import ModelSummary, Report, Verdict, make_report, summarize_model
+from trtforge.report import read_report as parse_report
+from trtforge.run_folder import REPORT, RunFolder
+from trtforge.verdict import missed
+
+if TYPE_CHECKING:
+    from trtforge.context import Context
+    from trtforge.recipe import Recipe
+    from trtforge.records import StepRecord
+
+MODEL = "model.onnx"
+PAGE = "report.html"
+
+
+class Evidence:
+    """Gathers the evidence of one run.
+
+    Args:
+        folder: Where it is written.
+        recipe: The resolved recipe.
+        ctx: The run's context.
+        records: The records of the steps, which grow while the run goes on.
+    """
+
+    def __init__(
+        self, folder: RunFolder, recipe: Recipe, ctx: Context, records: list[StepRecord]
+    ) -> None:
+        self._folder = folder
+        self._recipe = recipe
+        self._ctx = ctx
+        self._records = records
+        self._given: ModelSummary | None = None
+
+    def imported(self) -> None:
+        """Remember the model as it was given."""
+        self._given = summarize_model(self._ctx.model)
+
+    def write(self) -> tuple[Report, tuple[str, ...]]:
+        """Write everything; return the report and a sentence for each missed requirement."""
+        from trtforge import model_file
+
+        model_file.save(self._ctx.model, self._folder.path / MODEL)
+        sentences = tuple(missed(self._ctx))
+        code = ExitCode.REQUIREMENT_MISSED if sentences else ExitCode.DONE
+        report = self._report(Verdict(int(code), sentences))
+        self._write(report)
+        return report, sentences
+
+    def write_failure(self, error: TrtforgeError) -> None:
+        """Write the report of a run that failed."""
+        self._write(self._report(Verdict(int(error.exit_code), error=str(error))))
+
+    def _report(self, verdict: Verdict) -> Report:
+        return make_report(
+            self._ctx,
+            self._records,
+            recipe=self._recipe.name,
+            verdict=verdict,
+            environment=environment(),
+            given=self._given,
+        )
+
+    def _write(self, report: Report) -> None:
+        write_page(self._folder, report)
+        self._folder.write(REPORT, report.to_json())
+
+
+def read_report(folder: Path) -> Report:
+    """Read the report of the run in ``folder``.
+
+    Raises:
+        RequestError: there is none.
+    """
+    try:
+        return parse_report((folder / REPORT).read_bytes())
+    except OSError as error:
+        raise RequestError(
+            f"{folder} holds no finished run: {error.strerror}",
+            remedy="give the folder that `trtforge run` named, or resume the run",
+        ) from error
+
+
+def write_page(folder: RunFolder, report: Report) -> Path:
+    """Write the page of ``report`` into ``folder`` and return its path."""
+    from trtforge.report_page import render
+
+    return folder.write(PAGE, render(report))
