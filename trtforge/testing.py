@@ -1,10 +1,4 @@
-"""What authors of steps need in their tests: one call holds a pass to every pass's rules.
-
->>> import onnx_ir as ir
->>> from trtforge.testing import rules_of_check_pass
->>> rules_of_check_pass[0]
-'the returned count is true: 0 exactly when nothing changed'
-"""
+"""What authors of steps need in their tests: one call holds a pass to every pass's rules."""
 
 from __future__ import annotations
 
@@ -119,7 +113,7 @@ def check_pass(  # noqa: PLR0913  # each argument is one thing that a test state
 
 
 def _bytes(model: ir.Model) -> bytes:
-    return ir.to_proto(model).SerializeToString(deterministic=True)
+    return bytes(ir.to_proto(model).SerializeToString(deterministic=True))
 
 
 def _check_count(

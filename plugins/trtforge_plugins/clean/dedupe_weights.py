@@ -8,9 +8,9 @@ from typing import ClassVar
 
 import numpy as np
 import onnx_ir as ir
+
 from trtforge import Context, Pass
 from trtforge.weights import read_file, tensor_digest
-
 from trtforge_plugins.clean.bodies import bodies
 
 _SAMPLE = 4096  # bytes

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import onnx_ir as ir
+
 from trtforge import Context, Pass
 from trtforge.graph import graphs
-
 from trtforge_plugins.clean.bodies import bodies, release
 
 
@@ -22,8 +22,8 @@ class DropDeadCode(Pass):
     def rewrite(self, model: ir.Model, ctx: Context) -> int:
         """Remove what is dead; return how many nodes, initializers, functions and imports."""
         count = _drop_functions(model)
-        for graph in (model.graph, *model.functions.values()):
-            count += _drop_nodes(graph)
+        homes: list[ir.Graph | ir.Function] = [model.graph, *model.functions.values()]
+        count += sum(_drop_nodes(home) for home in homes)
         count += sum(_drop_initializers(graph, ctx) for graph in graphs(model))
         return count + _drop_imports(model)
 
@@ -75,7 +75,8 @@ def _drop_imports(model: ir.Model) -> int:
     """Remove opset imports of domains that no node and no function uses."""
     count = 0
     domains = {identifier[0] for identifier in model.functions}
-    for graph in (model.graph, *model.functions.values()):
+    homes: list[ir.Graph | ir.Function] = [model.graph, *model.functions.values()]
+    for graph in homes:
         used = {node.domain for node in graph.all_nodes()} | {""}
         used |= domains if graph is model.graph else set()
         for domain in set(graph.opset_imports) - used:

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import onnx_ir as ir
-from trtforge import Context, Pass
-from trtforge.graph import bypass, is_op, label, nodes, why_not_bypass
 
+from trtforge import Context, Pass
+from trtforge.graph import bypass, label, nodes, why_not_bypass
 from trtforge_plugins.clean.identities import same_value
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import onnx_ir as ir
+
 from trtforge.graph import constant, is_op
 
 if TYPE_CHECKING:
@@ -171,4 +172,4 @@ def _byte_count(kind: onnx.TypeProto) -> int | None:
     dims = kind.tensor_type.shape.dim
     if dtype not in NUMPY_TYPES or not all(dim.HasField("dim_value") for dim in dims):
         return None
-    return math.prod(dim.dim_value for dim in dims) * dtype.bitwidth // 8
+    return math.prod([int(dim.dim_value) for dim in dims]) * dtype.bitwidth // 8

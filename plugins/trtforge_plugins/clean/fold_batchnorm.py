@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import onnx_ir as ir
+
 from trtforge import Context, Pass
 from trtforge.graph import bypass, constant, graphs, is_op, label, why_not_bypass
-
 from trtforge_plugins.clean.attributes import attribute, refers
 from trtforge_plugins.clean.names import Names, add_constant
 
@@ -55,8 +55,11 @@ def _why_not(node: ir.Node) -> str | None:
         return "an attribute comes from the caller of the function"
     if attribute(node, "training_mode", 0) or not attribute(node, "spatial", 1):
         return "it runs in training mode, or not per channel"
-    if any(value.uses() or value.is_graph_output() for value in node.outputs[1:]):
-        return "its statistics are used"
+    return _why_bound(node, before) or why_not_bypass(node)
+
+
+def _why_bound(node: ir.Node, before: ir.Node) -> str | None:
+    """Return what else needs the node before, or a weight of it, as it is."""
     if before.graph is not node.graph:
         return f"{label(before)} is in an outer graph"
     result = before.outputs[0]
@@ -67,7 +70,7 @@ def _why_not(node: ir.Node) -> str | None:
     weight = before.inputs[1]
     if weight is None or constant(weight) is None or len(weight.uses()) != 1:
         return f"the weight of {label(before)} is shared with another node"
-    return why_not_bypass(node)
+    return None
 
 
 def _folded(node: ir.Node) -> tuple[Array, Array] | str:

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import onnx_ir as ir
+
 from trtforge import ByteSize, Context, Pass
 from trtforge.graph import constant, graphs, is_op, label
 from trtforge.quantities import format_bytes
-
 from trtforge_plugins.clean.attributes import refers
 from trtforge_plugins.clean.bodies import bodies
 from trtforge_plugins.clean.evaluation import NUMPY_TYPES, Region
@@ -18,8 +18,10 @@ from trtforge_plugins.clean.names import put_result
 from trtforge_plugins.clean.randomness import why_random
 from trtforge_plugins.clean.static_shapes import fold_static_shapes
 
+_SIZE_THRESHOLD = ByteSize("4MiB")
+
 _BOUNDED = frozenset({"NonZero", "Compress", "Unique"})
-"""Their results' shapes follow from values, but never hold more numbers than inputs and rank say."""
+"""Their results' shapes follow from values, but are bounded by the size and rank of the inputs."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,7 @@ class FoldConstants(Pass):
 
     name: ClassVar[str] = "fold-constants"
 
-    size_threshold: ByteSize = ByteSize("4MiB")
+    size_threshold: ByteSize = _SIZE_THRESHOLD
     """Largest result that may be stored although it is larger than the constants it replaces."""
 
     def rewrite(self, model: ir.Model, ctx: Context) -> int:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx_ir as ir
-from trtforge.graph import constant, is_op, label
 
+from trtforge.graph import constant, is_op, label
 from trtforge_plugins.clean.attributes import attribute, axes_of, refers
 
 if TYPE_CHECKING:
@@ -67,7 +67,11 @@ def _moves_nothing(node: ir.Node, source: ir.Value) -> bool:
             like = node.inputs[1]
             return source.dtype is not None and like is not None and source.dtype == like.dtype
         case "Flatten":
-            return source.shape is not None and source.shape.rank() == 2 and attribute(node, "axis", 1) == 1
+            return (
+                source.shape is not None
+                and source.shape.rank() == 2
+                and attribute(node, "axis", 1) == 1
+            )
         case "Pad":
             return _all_equal(node, "pads", 1, 0)
         case "Tile":
@@ -121,9 +125,7 @@ def _slices_nothing(node: ir.Node, source: ir.Value) -> bool:
         return False
     axes = list(axes_of(range(len(ends)) if axes is None else axes, source.shape.rank()))
     dims = [source.shape[axis] for axis in axes]
-    return all(
-        isinstance(dim, int) and end >= dim for dim, end in zip(dims, ends, strict=True)
-    )
+    return all(isinstance(dim, int) and end >= dim for dim, end in zip(dims, ends, strict=True))
 
 
 def _behind_pair(node: ir.Node) -> ir.Value | None:

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 import onnx_ir as ir
+
 from trtforge import Context, Pass, StepError
 from trtforge.weights import exchanged
-
 from trtforge_plugins.clean.bodies import bodies
 from trtforge_plugins.clean.reshape_dims import Dim, is_generated, solve
 
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     import onnx
 
 _SMALL = 1024  # bytes; shapes may follow from the values of smaller constants
-_ROUNDS = 8  # at most; each one starts from what the one before found
 
 
 @dataclass(frozen=True)
@@ -33,14 +32,13 @@ class InferShapes(Pass):
     def rewrite(self, model: ir.Model, ctx: Context) -> int:
         """Add what follows; return the number of values that gained a type or a dimension."""
         gained: set[ir.Value] = set()
-        for _ in range(_ROUNDS):
-            proto = _inferred(model, ctx)
-            if proto is None:
-                break
-            round_gained = _Facts(solve(proto.graph)).put_into(model.graph, proto.graph)
-            if not round_gained:
-                break
-            gained |= round_gained
+        proto = _inferred(model, ctx)
+        # More may follow from what is solved; it ends because values only ever gain.
+        while proto is not None:
+            facts = _Facts(solve(proto.graph))
+            now = facts.put_into(model.graph, proto.graph)
+            gained |= now
+            proto = _inferred(model, ctx) if now else None
         return len(gained)
 
 
@@ -65,7 +63,7 @@ def light(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
     """Return a stand-in of the same type and shape for a large tensor, whose data nobody reads."""
     if tensor.dtype == ir.DataType.STRING or tensor.nbytes <= _SMALL:
         return tensor
-    shape = ir.Shape([int(dim) for dim in tensor.shape])
+    shape = ir.Shape(tensor.shape.numpy())
     return ir.ExternalTensor(
         "left-out", None, None, tensor.dtype, shape=shape, name=tensor.name or ""
     )
@@ -111,7 +109,8 @@ class _Facts:
 
     def _known(self, dim: int | ir.SymbolicDim) -> Dim:
         plain = _plain(dim)
-        return self.solved.get(plain, plain) if isinstance(plain, str) else plain
+        known = self.solved.get(plain, plain) if isinstance(plain, str) else plain
+        return None if is_generated(known) else known  # a made-up name says nothing to a reader
 
 
 def _plain(dim: int | ir.SymbolicDim) -> Dim:
@@ -129,7 +128,7 @@ def _merged(old: list[Dim], new: list[Dim]) -> list[Dim]:
 def _definiteness(dim: Dim) -> int:
     if dim is None:
         return 0
-    return 3 if isinstance(dim, int) else 1 if is_generated(dim) else 2
+    return 2 if isinstance(dim, int) else 1
 
 
 def _proto_bodies(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:

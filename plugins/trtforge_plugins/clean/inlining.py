@@ -29,20 +29,33 @@ def inline(
     """
     stands_for: dict[ir.Value, ir.Value] = dict(zip(body.inputs, arguments, strict=True))
     stands_for.update(hoist_initializers(body, node, home, names))
-    for value, argument in stands_for.items():
-        ir.convenience.replace_all_uses_with(value, argument, replace_graph_outputs=False)
     results = [stands_for.get(value, value) for value in body.outputs]
     body.outputs.clear()
+    for value, argument in stands_for.items():
+        value.replace_all_uses_with(argument)
     moved = list(body)
     body.remove(moved)
     for inner in moved:
-        for value in inner.outputs:
-            if value.name:
-                names.settle(value)
+        names.settle(inner)
         for key, text in node.metadata_props.items():
             inner.metadata_props.setdefault(key, text)
     home.insert_before(node, moved)
     return results, moved
+
+
+def why_odd(node: ir.Node, body: ir.Graph) -> str | None:
+    """Return why the results of ``body`` cannot simply stand for those of ``node``, or None."""
+    conditions = 1 if node.op_type == "Loop" else 0
+    if len(node.outputs) != len(body.outputs) - conditions:
+        return "it leaves out results of its body"
+    for value in body.outputs:
+        producer = value.producer()
+        made_here = producer is not None and producer.graph is body
+        if not made_here and value not in body.inputs and value.graph is not body:
+            return f"its body returns {value.name}, which an outer graph holds"
+        if node.op_type == "Loop" and value.is_initializer():
+            return f"its body returns its constant {value.name}"
+    return None
 
 
 def hoist_initializers(

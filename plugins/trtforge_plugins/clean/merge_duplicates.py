@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import onnx_ir as ir
+
 from trtforge import Context, Pass
 from trtforge.graph import label
 from trtforge.weights import tensor_digest
-
 from trtforge_plugins.clean.bodies import bodies
 from trtforge_plugins.clean.randomness import random_functions, why_random
 
@@ -44,12 +44,11 @@ class _Merging:
         """Merge in one graph and its subgraphs, which may read nodes of the outer graph."""
         count = 0
         for node in graph:
-            bodies = list(bodies(node))
-            for body in bodies:
-                count += self.visit(body, seen.new_child())
-            key = None if bodies else _key(node)
-            if key is None:
+            inner = list(bodies(node))
+            count += sum(self.visit(body, seen.new_child()) for body in inner)
+            if inner:
                 continue
+            key = _key(node)
             first = seen.setdefault(key, node)
             if first is not node:
                 count += self._merge(node, first)

@@ -6,6 +6,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 import onnx_ir as ir
+
 from trtforge.graph import graphs
 
 if TYPE_CHECKING:
@@ -13,35 +14,65 @@ if TYPE_CHECKING:
 
 
 class Names:
-    """The names of all values of a model, in all its graphs.
+    """The names of all values and nodes of a model, in all its graphs.
 
-    ONNX forbids that a subgraph reuses a name of an outer graph, so a name is fresh only when no
-    graph of the model has it (https://onnx.ai/onnx/repo-docs/IR.html, "Names Within a Graph").
+    ONNX forbids that a subgraph reuses a value's name of an outer graph, so a name is fresh only
+    when no graph of the model has it (https://onnx.ai/onnx/repo-docs/IR.html, "Names Within a
+    Graph"); ONNX Runtime asks the same of nodes' names within one graph.
     """
 
     def __init__(self, model: ir.Model) -> None:
-        self._uses: Counter[str | None] = Counter()
+        self._values = _Taken()
+        self._nodes = _Taken()
         for graph in graphs(model):
-            own = {*graph.inputs, *(output for node in graph for output in node.outputs)}
-            if isinstance(graph, ir.Graph):
-                own.update(graph.initializers.values())
-            self._uses.update(value.name for value in own)
-        self._next: Counter[str] = Counter()
+            self._add(graph)
 
     def fresh(self, wish: str) -> str:
-        """Return ``wish``, or ``wish_2`` and so on, and remember it as taken."""
+        """Return ``wish``, or ``wish_2`` and so on, as the name of a new value."""
+        return self._values.fresh(wish)
+
+    def add(self, graph: ir.Graph) -> None:
+        """Take the names of ``graph``, which is new, and of its subgraphs into account."""
+        for inner in (graph, *graph.subgraphs()):
+            self._add(inner)
+
+    def settle(self, node: ir.Node) -> None:
+        """Give ``node``, which moves to an outer graph, and its results names of their own."""
+        if node.name:
+            node.name = self._nodes.settled(node.name)
+        for value in node.outputs:
+            if value.name:
+                value.name = self._values.settled(value.name)
+
+    def _add(self, graph: ir.Graph | ir.Function) -> None:
+        own = {*graph.inputs, *(output for node in graph for output in node.outputs)}
+        if isinstance(graph, ir.Graph):
+            own.update(graph.initializers.values())
+        self._values.uses.update(value.name or "" for value in own)
+        self._nodes.uses.update(node.name or "" for node in graph)
+
+
+class _Taken:
+    """How often each name is in use, and where to go on looking for a free one."""
+
+    def __init__(self) -> None:
+        self.uses: Counter[str] = Counter()
+        self._tried: Counter[str] = Counter()
+
+    def fresh(self, wish: str) -> str:
         name = wish
-        while name in self._uses:
-            self._next[wish] += 1
-            name = f"{wish}_{self._next[wish] + 1}"
-        self._uses[name] += 1
+        while self.uses[name]:
+            self._tried[wish] += 1
+            name = f"{wish}_{self._tried[wish] + 1}"
+        self.uses[name] += 1
         return name
 
-    def settle(self, value: ir.Value) -> None:
-        """Give ``value``, which moves to an outer graph, a new name where another value has it."""
-        if self._uses[value.name] > 1:
-            self._uses[value.name] -= 1
-            value.name = self.fresh(value.name or "value")
+    def settled(self, name: str) -> str:
+        """Return ``name`` if it is in use once, else a fresh one in its place."""
+        if self.uses[name] <= 1:
+            return name
+        self.uses[name] -= 1
+        return self.fresh(name)
 
 
 def add_constant(
@@ -55,17 +86,21 @@ def add_constant(
         name: A name that is free in ``home``.
         array: The value, of any shape and type; a tensor is shared, not copied.
     """
-    tensor = ir.tensor(array, name=name) if not isinstance(array, ir.TensorProtocol) else array
+    tensor = _tensor(array, name)
     if isinstance(home, ir.Graph):
         value = ir.Value(
             name=name,
             type=ir.TensorType(tensor.dtype),
-            shape=ir.Shape(tensor.shape),
+            shape=ir.Shape(tensor.shape.numpy()),
             const_value=tensor,
         )
         home.register_initializer(value)
         return value
     return add_constant_node(home, before, name, tensor)
+
+
+def _tensor(array: Array | ir.TensorProtocol, name: str) -> ir.TensorProtocol:
+    return array if isinstance(array, ir.TensorProtocol) else ir.tensor(array, name=name)
 
 
 def add_constant_node(
@@ -76,20 +111,20 @@ def add_constant_node(
     result = node.outputs[0]
     result.name = name
     result.type = ir.TensorType(tensor.dtype)
-    result.shape = ir.Shape(tensor.shape)
+    result.shape = ir.Shape(tensor.shape.numpy())
     home.insert_before(before, node)
     return result
 
 
 def put_result(
-    home: ir.Graph | ir.Function, node: ir.Node, value: ir.Value, array: Array
+    home: ir.Graph | ir.Function, node: ir.Node, value: ir.Value, array: Array | ir.TensorProtocol
 ) -> ir.Value:
     """Let a constant take over name, uses and metadata of ``value``, a result of ``node``."""
     name = value.name or "constant"
     value.name = None
     if value.is_graph_output():
         # An initializer as a graph's result is legal, but several readers refuse it.
-        fresh = add_constant_node(home, node, name, ir.tensor(array, name=name))
+        fresh = add_constant_node(home, node, name, _tensor(array, name))
         fresh.type = value.type or fresh.type
         fresh.shape = value.shape or fresh.shape
     else:

@@ -1,8 +1,9 @@
-"""Solve the dimensions that ONNX's inference leaves open behind a Reshape.
+"""Solve the dimensions that ONNX's inference leaves open, each named ``unk__<n>`` by it.
 
-ONNX names each open dimension ``unk__<n>``. A Reshape keeps the number of elements, so where all
-other dimensions of its input and output are known, numbers and symbols cancel and the last one
-follows: ``[B, S, 768]`` reshaped to ``[B, unk__0, 12, 64]`` gives ``unk__0 = S``.
+A Reshape keeps the number of elements, so where all other dimensions of its input and output are
+known, numbers and symbols cancel and the last one follows: ``[B, S, 768]`` reshaped to
+``[B, unk__0, 12, 64]`` gives ``unk__0 = S``. An element-wise operator gives back the dimension on
+which its inputs agree, once the names are solved.
 """
 
 from __future__ import annotations
@@ -13,6 +14,11 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import onnx
+
+_ELEMENTWISE = frozenset({
+    "Add", "And", "Div", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Max",
+    "Mean", "Min", "Mod", "Mul", "Or", "PRelu", "Pow", "Sub", "Sum", "Where", "Xor",
+})  # fmt: skip
 
 Dim = int | str | None
 """A static, a symbolic or an unknown dimension."""
@@ -30,9 +36,7 @@ def solve(graph: onnx.GraphProto) -> dict[str, Dim]:
     return solved
 
 
-def _solve(
-    graph: onnx.GraphProto, outer: dict[str, Sequence[Dim]], solved: dict[str, Dim]
-) -> None:
+def _solve(graph: onnx.GraphProto, outer: dict[str, Sequence[Dim]], solved: dict[str, Dim]) -> None:
     shapes = outer | {
         info.name: _dims(info.type.tensor_type.shape)
         for info in (*graph.input, *graph.output, *graph.value_info)
@@ -40,10 +44,14 @@ def _solve(
     }
     shapes.update({tensor.name: list(tensor.dims) for tensor in graph.initializer})
     for node in graph.node:
-        if node.op_type == "Reshape" and node.domain in ("", "ai.onnx"):
-            given, made = shapes.get(node.input[0]), shapes.get(node.output[0])
-            if given is not None and made is not None:
-                _solve_one([_known(d, solved) for d in given], made, solved)
+        given = [shapes.get(name) for name in node.input if name]
+        made = shapes.get(node.output[0]) if node.output else None
+        if made is not None and any(is_generated(_known(dim, solved)) for dim in made):
+            known = [[_known(d, solved) for d in dims] for dims in given if dims is not None]
+            if node.op_type == "Reshape" and given[0] is not None:
+                _solve_reshape(known[0], made, solved)
+            elif node.op_type in _ELEMENTWISE and len(known) == len(given):
+                _solve_broadcast(known, made, solved)
         for attribute in node.attribute:
             for body in [attribute.g] if attribute.HasField("g") else attribute.graphs:
                 _solve(body, shapes, solved)
@@ -59,7 +67,7 @@ def _known(dim: Dim, solved: dict[str, Dim]) -> Dim:
     return solved.get(dim, dim) if isinstance(dim, str) else dim
 
 
-def _solve_one(given: Sequence[Dim], made: Sequence[Dim], solved: dict[str, Dim]) -> None:
+def _solve_reshape(given: Sequence[Dim], made: Sequence[Dim], solved: dict[str, Dim]) -> None:
     resolved = [_known(dim, solved) for dim in made]
     unknown = [dim for dim in resolved if is_generated(dim)]
     rest = [dim for dim in resolved if not is_generated(dim)]
@@ -75,6 +83,16 @@ def _solve_one(given: Sequence[Dim], made: Sequence[Dim], solved: dict[str, Dim]
         solved[name] = number
     elif number == 1 and len(names) == 1 and names[0] != name:
         solved[name] = names[0]
+
+
+def _solve_broadcast(
+    given: Sequence[Sequence[Dim]], made: Sequence[Dim], solved: dict[str, Dim]
+) -> None:
+    for position in range(1, len(made) + 1):
+        name = made[-position]
+        dims = {shape[-position] for shape in given if len(shape) >= position} - {1}
+        if is_generated(name) and len(dims) == 1 and (dim := dims.pop()) not in (None, name):
+            solved[str(name)] = dim
 
 
 def _product(dims: Sequence[Dim]) -> tuple[int, Counter[str]]:

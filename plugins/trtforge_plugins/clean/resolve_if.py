@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import onnx_ir as ir
+
 from trtforge import Context, Pass
 from trtforge.graph import is_op, label, scalar
-
 from trtforge_plugins.clean.attributes import refers
 from trtforge_plugins.clean.bodies import bodies
-from trtforge_plugins.clean.inlining import Home, inline, take_results
+from trtforge_plugins.clean.inlining import Home, inline, take_results, why_odd
 from trtforge_plugins.clean.names import Names
 
 
@@ -48,12 +48,16 @@ def _why_not(node: ir.Node) -> str | None:
         return "a branch comes from the caller of the function"
     if scalar(node.inputs[0]) is None:
         return "its condition is computed at run time"
-    return None
+    return why_odd(node, _taken(node))
 
 
 def _take_branch(home: Home, node: ir.Node, names: Names) -> list[ir.Node]:
     """Replace the If by its branch; return the nodes of the branch."""
-    taken = "then_branch" if scalar(node.inputs[0]) else "else_branch"
-    results, moved = inline(node.attributes[taken].as_graph(), [], node, home, names)
+    results, moved = inline(_taken(node), [], node, home, names)
     take_results(node, results, home)
     return moved
+
+
+def _taken(node: ir.Node) -> ir.Graph:
+    branch = "then_branch" if scalar(node.inputs[0]) else "else_branch"
+    return node.attributes[branch].as_graph()

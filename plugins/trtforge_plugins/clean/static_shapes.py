@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx_ir as ir
-from trtforge.graph import constant, is_op
 
+from trtforge.graph import constant, is_op
 from trtforge_plugins.clean.attributes import attribute, refers
 from trtforge_plugins.clean.names import put_result
 

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import onnx_ir as ir
+
 from trtforge import Context, Pass
 from trtforge.graph import graphs, is_op, label
-
 from trtforge_plugins.clean.attributes import refers
 from trtforge_plugins.clean.names import put_result
 

@@ -8,12 +8,12 @@ from typing import ClassVar
 
 import numpy as np
 import onnx_ir as ir
+
 from trtforge import Context, Pass
 from trtforge.graph import is_op, label, opset, scalar
-
 from trtforge_plugins.clean.attributes import refers
 from trtforge_plugins.clean.bodies import bodies
-from trtforge_plugins.clean.inlining import Home, hoist_initializers, inline, take_results
+from trtforge_plugins.clean.inlining import Home, hoist_initializers, inline, take_results, why_odd
 from trtforge_plugins.clean.names import Names, add_constant
 
 
@@ -60,11 +60,13 @@ class _Unrolling:
         if refers(node):
             return "its body comes from the caller of the function"
         body = node.attributes["body"].as_graph()
-        if scalar(node.inputs[0]) is None:
+        if scalar(_input(node, 0)) is None:
             return "its trip count is not constant"
-        if node.inputs[1] is not None and scalar(node.inputs[1]) is None:
+        if _input(node, 1) is not None and scalar(_input(node, 1)) is None:
             return "its start condition is computed at run time"
-        trips = _trips(node)
+        return self._why_not_times(node, body, _trips(node)) or why_odd(node, body)
+
+    def _why_not_times(self, node: ir.Node, body: ir.Graph, trips: int) -> str | None:
         if trips and not _goes_on(body):
             return "its condition to go on is computed in the body"
         if trips > self.options.max_iterations:
@@ -72,7 +74,7 @@ class _Unrolling:
         size = trips * sum(1 for _ in body.all_nodes())
         if size > self.options.max_nodes:
             return f"it would become {size} nodes, more than max_nodes {self.options.max_nodes}"
-        if trips == 0 and len(body.outputs) > len(body.inputs) - 1:
+        if trips == 0 and len(node.outputs) > len(node.inputs) - 2:
             return "it never runs, so the shape of its scan outputs is not known"
         return None
 
@@ -80,22 +82,25 @@ class _Unrolling:
         """Replace the Loop by its iterations; return their nodes."""
         body = node.attributes["body"].as_graph()
         for value, shared in hoist_initializers(body, node, home, self.names).items():
-            value.replace_all_uses_with(shared, replace_graph_outputs=True)
+            value.replace_all_uses_with(shared)
             body.initializers.pop(value.name or "")
         carried = [value for value in node.inputs[2:] if value is not None]
         scanned: list[list[ir.Value]] = [[] for _ in body.outputs[1 + len(carried) :]]
         moved: list[ir.Node] = []
         for iteration in range(_trips(node)):
-            counter = self._constant(home, node, "iteration", np.array(iteration))
-            go_on = self._constant(home, node, "go_on", np.array(True))  # noqa: FBT003  # a value
             clone = body.clone(allow_outer_scope_values=True)
-            results, fresh = inline(clone, [counter, go_on, *carried], node, home, self.names)
+            self.names.add(clone)
+            counts = ("iteration", np.array(iteration)), ("go_on", np.array(iteration >= 0))
+            state = [
+                self._constant(home, node, *count) if _is_read(value) else value
+                for value, count in zip(clone.inputs[:2], counts, strict=True)
+            ]
+            results, fresh = inline(clone, [*state, *carried], node, home, self.names)
             moved += fresh
             carried = results[1 : 1 + len(carried)]
-            for list_, value in zip(scanned, results[1 + len(carried) :], strict=True):
-                list_.append(value)
-        stacked = [self._stack(home, node, values) for values in scanned]
-        take_results(node, [*carried, *stacked], home)
+            for values, value in zip(scanned, results[1 + len(carried) :], strict=True):
+                values.append(value)
+        take_results(node, [*carried, *(self._stack(home, node, v) for v in scanned)], home)
         return moved
 
     def _constant(self, home: Home, node: ir.Node, name: str, array: np.ndarray) -> ir.Value:
@@ -118,9 +123,17 @@ class _Unrolling:
         return joined.outputs[0]
 
 
+def _input(node: ir.Node, position: int) -> ir.Value | None:
+    return node.inputs[position] if position < len(node.inputs) else None
+
+
+def _is_read(value: ir.Value) -> bool:
+    return bool(value.uses()) or value.is_graph_output()
+
+
 def _trips(node: ir.Node) -> int:
-    start = True if node.inputs[1] is None else bool(scalar(node.inputs[1]))
-    return max(0, int(scalar(node.inputs[0]) or 0)) if start else 0
+    start = _input(node, 1) is None or bool(scalar(_input(node, 1)))
+    return max(0, int(scalar(_input(node, 0)) or 0)) if start else 0
 
 
 def _goes_on(body: ir.Graph) -> bool:
