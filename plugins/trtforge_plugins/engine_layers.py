@@ -97,7 +97,7 @@ def parse_layers(text: str) -> EngineLayers:
         StepError: ``text`` is no layer dump, is damaged, or holds layer names only.
     """
     stripped = text.lstrip()
-    if stripped.startswith(("{", "[")):
+    if re.match(r"\{|\[\s*[\[{\"]", stripped):
         return EngineLayers(_parse_json(stripped))
     start = re.search(r"\bLayers:[ \t]*\n", text)
     if start is None:

@@ -15,7 +15,7 @@ import onnx_ir as ir
 from onnx_ir.passes.common import ShapeInferencePass
 
 from trtforge import StepError
-from trtforge.graph import is_op, label, nodes
+from trtforge.graph import is_op, label
 
 
 @dataclass(frozen=True)
@@ -58,13 +58,12 @@ def heavy_nodes(
     bound = bind_shapes(model, shapes or {})
     heavy_functions = _heavy_functions(bound)
     found = []
-    for node in nodes(bound):
-        if not isinstance(node.graph, ir.Graph):
-            continue  # a function's body; its calls are listed
-        if node.op_identifier() in heavy_functions:
-            found.append(HeavyNode(node, None, "it calls a model-local function"))
-        elif _is_heavy(node):
-            found.append(_count(node, inside=node.graph is not bound.graph))
+    for graph in (bound.graph, *bound.graph.subgraphs()):
+        for node in graph:
+            if node.op_identifier() in heavy_functions:
+                found.append(HeavyNode(node, None, "it calls a model-local function"))
+            elif _is_heavy(node):
+                found.append(_count(node, inside=graph is not bound.graph))
     return tuple(found)
 
 
@@ -186,7 +185,16 @@ def _conv_transpose(node: ir.Node) -> int:
 
 
 def _matmul(node: ir.Node) -> int:
-    """MatMul, MatMulInteger, QLinearMatMul: numpy.matmul; the last axis of A is summed over."""
+    """MatMul, MatMulInteger: numpy.matmul; the last axis of A meets the last but one of B."""
+    try:
+        depth = _input(node, 0)[-1]
+    except _UnknownError:
+        depth = _input(node, 1)[-2:][0]
+    return prod(_output(node)) * depth
+
+
+def _qlinear_matmul(node: ir.Node) -> int:
+    """QLinearMatMul: as MatMul."""
     return prod(_output(node)) * _input(node, 0)[-1]
 
 
@@ -243,7 +251,7 @@ _RULES: Mapping[str, Callable[[ir.Node], int]] = {
     "ConvTranspose": _conv_transpose,
     "MatMul": _matmul,
     "MatMulInteger": _matmul,
-    "QLinearMatMul": _matmul,
+    "QLinearMatMul": _qlinear_matmul,
     "Gemm": _gemm,
     "Einsum": _einsum,
     "Attention": _attention,

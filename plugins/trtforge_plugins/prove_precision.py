@@ -68,9 +68,8 @@ def prove(
     are left out. A node that was asked for a type but is not in the model counts as unknown.
     """
     found = find_types([node.node for node in heavy], layers.layers)
-    running = [
-        node for node in heavy if node.node in found or _depends_on_input(node.node.outputs[0])
-    ]
+    fixed = _computed_while_building(heavy[0].node.graph) if len(found) < len(heavy) else set()
+    running = [node for node in heavy if node.node in found or node.node not in fixed]
     deviations = {
         node.name: _deviation(asked[node.name], found[node.node])
         for node in running
@@ -88,21 +87,16 @@ def prove(
     )
 
 
-def _depends_on_input(value: ir.Value) -> bool:
-    """Whether ``value`` is computed from an input of a graph."""
-    seen: set[ir.Value] = set()
-    pending: list[ir.Value] = [value]
-    while pending:
-        current = pending.pop()
-        if current in seen:
-            continue
-        seen.add(current)
-        producer = current.producer()
-        if producer is None and constant(current) is None:
-            return True
-        if producer is not None:
-            pending.extend(operand for operand in producer.inputs if operand is not None)
-    return False
+def _computed_while_building(graph: ir.Graph | ir.Function | None) -> set[ir.Node]:
+    """Return the nodes of ``graph`` that depend on constants only."""
+    fixed: set[ir.Node] = set()
+    for node in graph or ():
+        operands = [value for value in node.inputs if value is not None]
+        if operands and all(
+            value.producer() in fixed or constant(value) is not None for value in operands
+        ):
+            fixed.add(node)
+    return fixed
 
 
 def _deviation(asked: str, finding: Finding) -> str:
