@@ -31,6 +31,19 @@ class DropSmall(tf.Pass):
 
 
 @dataclass(frozen=True)
+class RunScript(tf.Pass):
+    """Run a script."""
+
+    name = "run-script"
+    by_user = ("script",)
+
+    script: str = ""
+
+    def rewrite(self, model, ctx):
+        return 0
+
+
+@dataclass(frozen=True)
 class InsertScales(tf.Pass):
     """Insert scales."""
 
@@ -59,7 +72,7 @@ class CalibrateNothing(tf.Calibrator):
 class Plugin:
     @tf.hookimpl
     def trtforge_components(self):
-        return [DropSmall, InsertScales, CalibrateNothing]
+        return [DropSmall, RunScript, InsertScales, CalibrateNothing]
 
 
 @pytest.fixture(scope="module")
@@ -134,6 +147,8 @@ def one(step):
             "not in order",
         ),
         (one("drop-small") + "require: {cosin: 1}", "r.yaml:5:11", "Did you mean 'cosine'"),
+        (one("run-script: {script: a.py}"), "r.yaml:4:22", "it makes code run"),
+        (one("drop-small") + "model: a.b:c", "r.yaml:5:1", "names code to run"),
         ("stages: []", "r.yaml:1:1", "at least one"),
         ("stages: [{name: a, steps: []}]", "r.yaml:1:10", "at least one"),
         ("stages: [{name: a, steps: [drop-small], repeat: 0}]", "r.yaml:1:41", "from 1 to 100"),
@@ -177,6 +192,11 @@ def test_a_setting_replaces_an_option(host):
         one("drop-small: {limit: 1}"), host, settings=[Setting.read("drop-small.limit=2KiB")]
     )
     assert recipe.stages[0].steps[0].limit == 2048
+
+
+def test_what_runs_code_is_for_the_user_to_say(host):
+    recipe = parse(one("run-script"), host, settings=[Setting.read("run-script.script=a.py")])
+    assert recipe.stages[0].steps[0].script == "a.py"
 
 
 def test_find_a_recipe_by_name_or_file(tmp_path):

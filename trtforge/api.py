@@ -326,8 +326,8 @@ class _Session:
             progress=self._observer,
         )
 
-    def _runner(self, imported: Callable[[Context], None]) -> Runner:
-        return Runner(self._host, self._cache(), self._observer, imported)
+    def _runner(self, cache: StepCache | None, imported: Callable[[Context], None]) -> Runner:
+        return Runner(self._host, cache, self._observer, imported)
 
     def _cache(self) -> StepCache | None:
         from trtforge.cache import StepCache, default_root, known_artifacts
@@ -343,7 +343,7 @@ class _Session:
         check_profiles(ctx.model, ctx.request, will_build=builds(self.recipe))
 
     def plan(self, workdir: Path) -> list[PlannedStep]:
-        return self._runner(self._imported).plan(self.recipe, self._context(workdir))
+        return self._runner(self._cache(), self._imported).plan(self.recipe, self._context(workdir))
 
     def run(self) -> Run:
         options = self._options
@@ -363,7 +363,8 @@ class _Session:
             self._imported(ctx)
             evidence.imported()
 
-        runner = self._runner(imported)
+        cache = self._cache()
+        runner = self._runner(cache, imported)
         evidence = Evidence(folder, self.recipe, ctx, runner.records)
         try:
             runner.run(self.recipe, ctx)
@@ -371,6 +372,8 @@ class _Session:
             evidence.write_failure(error)
             raise
         report, sentences = evidence.write()
+        if cache is not None:
+            cache.prune()
         layers = ctx.find(EngineLayers)
         return Run(
             folder=folder.path,

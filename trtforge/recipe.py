@@ -176,11 +176,16 @@ class _Reader:
 
     def _model(self, value: Any) -> str | None:
         if value is not None and not isinstance(value, str):
-            self._report(("model",), "model must be text: a file or package.module:factory")
+            self._report(("model",), "model must be text: the path of a file or folder")
             return None
-        if value is None or ":" in value:
-            return value  # package.module:factory
-        return str(self._folder / value)
+        if value is not None and ":" in value:
+            self._report(
+                ("model",),
+                f"model {value!r} names code to run, which a recipe may not do",
+                f"if you trust it, give --model {value} on the command line",
+            )
+            return None
+        return value and str(self._folder / value)
 
     def _profiles(self, value: Any) -> tuple[Profile, ...]:
         if value is None:
@@ -283,6 +288,13 @@ class _Reader:
             if setting.option not in option_names(cls):
                 self._unknown_setting(cls, setting)
                 return None
+        for option in sorted(set(cls.by_user) & set(options)):
+            self._report(
+                (*path, option),
+                f"step {name!r}, option {option!r}: it makes code run, so a recipe may not set it",
+                f"if you trust it, give --set {name}.{option}=… on the command line",
+            )
+            return None
         chosen = {setting.option: setting.value for setting in mine}
         bound: Step | None = self._bind(cls, {**options, **chosen}, f"step {name!r}", path)
         return bound and self._anchored(bound, set(options) - set(chosen))

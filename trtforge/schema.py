@@ -54,7 +54,10 @@ def recipe_schema(host: Host) -> dict[str, Any]:
         "additionalProperties": False,
         "properties": {
             "description": {"type": "string"},
-            "model": {"type": "string", "description": "A model file or package.module:factory."},
+            "model": {
+                "type": "string",
+                "description": "A model file or folder, from the recipe's folder on.",
+            },
             "shapes": {
                 "anyOf": [
                     {"$ref": "#/$defs/profile"},

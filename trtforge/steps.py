@@ -33,6 +33,9 @@ class Step(ABC):
     """Artifacts that an earlier step must give."""
     gives: ClassVar[tuple[type[Artifact], ...]] = ()
     """Artifacts that this step gives."""
+    by_user: ClassVar[tuple[str, ...]] = ()
+    """Options that make code run. A recipe may come from a stranger, so only the command line or
+    the Python caller may set them."""
     checkpoint: ClassVar[bool] = True
     """Whether the result is worth a cache entry of its own; quick edits are cached together."""
     cacheable: ClassVar[bool] = True

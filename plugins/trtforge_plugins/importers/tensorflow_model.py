@@ -33,6 +33,7 @@ class ImportTensorFlow(tf.Importer):
     """
 
     name = "import-tensorflow"
+    by_user: ClassVar[tuple[str, ...]] = ("python",)
     cacheable: ClassVar[bool] = False  # the source's content is not part of the key
 
     opset: int = 18

@@ -33,6 +33,7 @@ class ImportTorch(tf.Importer):
     """
 
     name = "import-torch"
+    by_user: ClassVar[tuple[str, ...]] = ("source", "trust")
     cacheable: ClassVar[bool] = False  # the factory's code is not part of the key
 
     opset: int | None = None
