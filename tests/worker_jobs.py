@@ -15,8 +15,8 @@ from trtforge.errors import BuildError
 
 
 def echo(payload: dict[str, Any], progress: Progress) -> dict[str, Any]:
-    print("said to stdout")
-    print("said to stderr", file=sys.stderr)
+    sys.stdout.write("said to stdout\n")
+    sys.stderr.write("said to stderr\n")
     return {**payload, "pid": os.getpid(), "variable": os.environ.get("SET_FOR_THE_WORKER")}
 
 
@@ -28,7 +28,8 @@ def count(payload: dict[str, Any], progress: Progress) -> dict[str, Any]:
 
 
 def abort(payload: dict[str, Any], progress: Progress) -> dict[str, Any]:
-    print("terminate called without an active exception", file=sys.stderr, flush=True)
+    sys.stderr.write("terminate called without an active exception\n")
+    sys.stderr.flush()
     os.abort()
 
 

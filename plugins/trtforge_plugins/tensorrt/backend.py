@@ -1,0 +1,253 @@
+"""The ``tensorrt`` step."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import ClassVar, Literal
+
+import onnx_ir as ir
+
+from trtforge import (
+    Backend,
+    BuildError,
+    ByteSize,
+    Context,
+    Engine,
+    EnvironmentLacks,
+    Memory,
+    Progress,
+    RequestError,
+    ShapeRange,
+    Target,
+    model_file,
+)
+from trtforge.targets import KNOWN
+from trtforge.worker import Job, Worker
+
+from . import gpu
+from .diagnosis import find as find_known
+from .diagnosis import listed, sentence
+from .library import Library, find, installed
+from .model_checks import check_types, prepared
+from .order import BuildOrder, Profile
+
+Level = Literal[0, 1, 2, 3, 4, 5]
+
+
+@dataclass(frozen=True)
+class TensorRT(Backend):
+    """Build an engine with TensorRT or TensorRT-RTX, in a process of its own.
+
+    TensorRT-RTX builds one engine for all targets, on any machine. TensorRT 10 and 11 build for
+    the GPU of this machine. Types are taken as the model has them.
+    """
+
+    name: ClassVar[str] = "tensorrt"
+
+    flavor: Literal["auto", "tensorrt", "tensorrt_rtx"] = "auto"
+    """Which library builds; auto: TensorRT-RTX where it is installed, else TensorRT."""
+    optimization_level: Level | None = None
+    """How long TensorRT searches for faster kernels, 0 to 5; left out: TensorRT's own default."""
+    workspace: ByteSize | None = None
+    """Largest scratch memory of the engine's layers; left out: all of the GPU's memory."""
+    tactic_shared_memory: ByteSize | None = None
+    """Largest shared memory that a kernel may use."""
+    tactic_dram: ByteSize | None = None
+    """Largest GPU memory that the search for kernels may use."""
+    max_aux_streams: int | None = None
+    """How many further CUDA streams the engine may use; left out: TensorRT decides."""
+    hardware_compatibility: Literal["none", "ampere_plus", "same_compute_capability"] = "none"
+    """Other GPUs that an engine of TensorRT 10 or 11 shall also run on."""
+    version_compatible: bool = False
+    """Let the engine run on later versions of TensorRT too."""
+    weight_streaming: bool = False
+    """Let the runtime keep weights in host memory, for engines larger than the GPU's memory."""
+    refit: bool = False
+    """Let the engine's weights be exchanged later; TensorRT-RTX needs the target's GPU for it."""
+    tf32: bool = True
+    """Allow TF32 for float32 convolutions and matrix products."""
+    timing_cache: Path | None = None
+    """File that keeps kernel timings from build to build; TensorRT-RTX keeps none."""
+    file: str = ""
+    """Name of the engine file in the run folder's engines/; empty: the model's name."""
+    time_limit: float = field(default=4 * 3600.0)
+    """Seconds after which the build is stopped."""
+    memory_limit: ByteSize | None = None
+    """Largest memory of the build process; left out: no limit."""
+    log_level: Literal["error", "warning", "info", "verbose"] = "info"
+    """Which of TensorRT's messages go to logs/tensorrt.log; verbose: all of them."""
+
+    def environment(self) -> Mapping[str, str]:
+        """Return which TensorRT and which GPU decide the result."""
+        library = next((each for each in installed() if self._fits(each)), None)
+        device = gpu.current()
+        return {
+            "tensorrt": library.title if library else "none",
+            "gpu": f"{device.name}, sm_{device.sm}, {device.driver}" if device else "none",
+        }
+
+    def warm_up(self) -> None:
+        """Start the build process, which then imports TensorRT while other steps run.
+
+        Raises:
+            EnvironmentLacks: TensorRT is not installed.
+        """
+        self._worker.start()
+
+    def build(self, model: ir.Model, ctx: Context) -> Engine:
+        """Return the engine; ``model`` stays as it is.
+
+        Raises:
+            BuildError: TensorRT refuses the model or fails; all of its errors are in the message.
+            WorkerError: TensorRT crashed, or passed a limit.
+            RequestError: options, shapes, targets and model do not fit together.
+            EnvironmentLacks: there is no TensorRT, or none or no GPU that can do it.
+        """
+        library = find(self.flavor)
+        targets = self._targets(library, ctx.request.targets)
+        place = ctx.path("engines", self._file_name(ctx))
+        ready = prepared(model)
+        check_types(ready, targets)
+        with tempfile.TemporaryDirectory(prefix=".tensorrt-", dir=ctx.workdir) as scratch:
+            order = self._order(library, targets, ctx, Path(scratch))
+            model_file.save(ready, order.model)
+            job = Job(
+                f"{__package__}.build_job:build",
+                asdict(order),
+                f"the build by {library.title}",
+                log=ctx.path("logs", "tensorrt.log"),
+                time_limit=self.time_limit,
+                memory_limit=self.memory_limit,
+            )
+            answer = self._worker.call(job, _Labelled(ctx.progress))
+            if answer["refused"]:
+                raise _refusal(answer["refused"], library, ctx)
+            layers = place.with_suffix(".layers.txt")
+            if answer["has_layers"]:
+                Path(order.layers).replace(layers)
+            if order.timing_cache is not None:
+                Path(order.timing_cache_out).replace(order.timing_cache)
+            Path(order.engine).replace(place)
+        return Engine(
+            path=place,
+            flavor=library.flavor,
+            version=answer["version"],
+            targets=tuple(target.name for target in targets),
+            size=answer["size"],
+            seconds=answer["seconds"],
+            memory=Memory(**answer["memory"]),
+            layer_dump=layers if answer["has_layers"] else None,
+            events=tuple(answer["events"]),
+        )
+
+    @cached_property
+    def _worker(self) -> Worker:
+        library = find(self.flavor)
+        imports = (library.flavor, f"{__package__}.build_job")
+        return Worker(imports=imports, environment=library.variables())
+
+    def _fits(self, library: Library) -> bool:
+        return self.flavor in ("auto", library.flavor)
+
+    def _order(
+        self, library: Library, targets: Sequence[Target], ctx: Context, scratch: Path
+    ) -> BuildOrder:
+        limits = {
+            "WORKSPACE": self.workspace,
+            "TACTIC_SHARED_MEMORY": self.tactic_shared_memory,
+            "TACTIC_DRAM": self.tactic_dram,
+        }
+        flags = {
+            "VERSION_COMPATIBLE": self.version_compatible,
+            "WEIGHT_STREAMING": self.weight_streaming,
+            "REFIT": self.refit,
+        }
+        return BuildOrder(
+            flavor=library.flavor,
+            model=str(scratch / "model.onnx"),
+            log_level=self.log_level.upper(),
+            engine=str(scratch / "engine"),
+            layers=str(scratch / "layers"),
+            profiles=[_triples(profile) for profile in ctx.request.profiles],
+            targets=[target.sm for target in targets] if library.flavor == "tensorrt_rtx" else [],
+            optimization_level=self.optimization_level,
+            pools={name: int(limit) for name, limit in limits.items() if limit is not None},
+            flags={name: True for name, wanted in flags.items() if wanted} | {"TF32": self.tf32},
+            hardware_compatibility=self.hardware_compatibility.upper(),
+            max_aux_streams=self.max_aux_streams,
+            timing_cache=self._timing_cache(library, ctx),
+            timing_cache_out=str(scratch / "timing.cache"),
+        )
+
+    def _timing_cache(self, library: Library, ctx: Context) -> str | None:
+        if self.timing_cache is not None and library.flavor == "tensorrt_rtx":
+            ctx.note("", f"{library.title} keeps no timings, so timing_cache is left alone")
+            return None
+        return str(self.timing_cache.absolute()) if self.timing_cache is not None else None
+
+    def _targets(self, library: Library, asked: Sequence[Target]) -> tuple[Target, ...]:
+        """Return the targets to build for: those asked for, or this machine's GPU."""
+        if library.flavor == "tensorrt_rtx" and asked:
+            return tuple(asked)
+        device = gpu.current()
+        if device is None:
+            raise EnvironmentLacks(
+                f"{library.title} builds for the GPU of this machine, and there is none",
+                remedy="name targets (`targets: [sm_86, sm_89]`) and use TensorRT-RTX, "
+                "which needs no GPU to build",
+            )
+        here = KNOWN.get(f"sm_{device.sm}") or Target(device.sm, device.name, frozenset())
+        foreign = [target for target in asked if not self._runs_on(target, here)]
+        if foreign:
+            raise RequestError(
+                f"{library.title} builds for the GPU of this machine ({here}), not for "
+                f"{', '.join(map(str, foreign))}",
+                remedy="use TensorRT-RTX, or build on such a GPU",
+            )
+        return tuple(asked) or (here,)
+
+    def _runs_on(self, target: Target, here: Target) -> bool:
+        if self.hardware_compatibility == "ampere_plus":
+            return target.sm >= 80
+        return target.sm == here.sm
+
+    def _file_name(self, ctx: Context) -> str:
+        if self.file:
+            if Path(self.file).name != self.file:
+                raise RequestError(f"the option file is {self.file!r}; it must be a plain name")
+            return self.file
+        stem = re.sub(r"[^\w.-]+", "-", Path(ctx.request.source).stem).strip("-.")
+        return f"{stem or 'model'}.engine"
+
+
+class _Labelled:
+    """Puts the step's name before the names of TensorRT's phases."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+
+    def update(self, label: str, done: int, total: int) -> None:
+        self._progress.update(f"tensorrt: {label}", done, total)
+
+
+def _triples(profile: Mapping[str, ShapeRange]) -> Profile:
+    return {
+        name: (list(shapes.min), list(shapes.opt), list(shapes.max))
+        for name, shapes in profile.items()
+    }
+
+
+def _refusal(refused: Sequence[Mapping[str, str]], library: Library, ctx: Context) -> BuildError:
+    """Note every refused node and return the error that lists all of them."""
+    for each in refused:
+        ctx.note(each["node"], each["text"])
+    remedy = "; ".join(known.remedy for known in find_known(each["text"] for each in refused))
+    return BuildError(
+        f"{library.title} refuses the model{listed([sentence(each) for each in refused])}",
+        remedy=remedy,
+    )

@@ -1,0 +1,82 @@
+"""What runs in the worker process: parse a model, and build it."""
+
+from __future__ import annotations
+
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from trtforge import BuildError, Progress
+
+from . import adapter
+from .diagnosis import failure
+from .events import Listener
+from .order import BuildOrder, Order
+from .profiles import check_profiles
+
+_PEAK = "VmHWM:"
+
+
+def parse(payload: dict[str, Any], _progress: Progress) -> dict[str, Any]:
+    """Return what the parser refuses; ``payload`` is an :class:`~.order.Order`."""
+    order = Order(**payload)
+    listener = Listener(sys.stderr, order.log_level)
+    session = adapter.Session(adapter.load(order.flavor), listener)
+    refused = session.parse(Path(order.model))
+    inputs = [] if refused else [asdict(each) for each in session.inputs()]
+    return {"refused": refused, "inputs": inputs, "events": listener.events}
+
+
+def build(payload: dict[str, Any], progress: Progress) -> dict[str, Any]:
+    """Build an engine; ``payload`` is a :class:`~.order.BuildOrder`.
+
+    Returns:
+        ``refused`` alone when the parser refuses the model, else the facts of the engine, whose
+        file is then complete.
+
+    Raises:
+        BuildError: TensorRT failed; all of its errors are in the message.
+        RequestError: the profiles or targets do not fit.
+        EnvironmentLacks: this TensorRT or machine lacks what the order needs.
+    """
+    order = BuildOrder(**payload)
+    started = time.perf_counter()
+    listener = Listener(sys.stderr, order.log_level)
+    trt = adapter.load(order.flavor)
+    session = adapter.Session(trt, listener)
+    refused = session.parse(Path(order.model))
+    if refused:
+        return {"refused": refused}
+    check_profiles(session.inputs(), order.profiles)
+    try:
+        plan = session.build(order, progress)
+    except BuildError as error:
+        raise failure(error.what, listener.errors) from error
+    with Path(order.engine).open("wb") as file:
+        file.write(plan)
+    seconds = time.perf_counter() - started
+    layers = listener.layers or session.inspect(plan)
+    if layers is not None:
+        Path(order.layers).write_text(layers, encoding="utf-8")
+    return {
+        "refused": [],
+        "version": session.version,
+        "size": len(plan),
+        "seconds": seconds,
+        "memory": {**listener.memory, "build_peak_rss": peak_resident_memory()},
+        "events": listener.events,
+        "has_layers": layers is not None,
+    }
+
+
+def peak_resident_memory() -> int | None:
+    """Return the most memory that this process ever had resident, in bytes, where Linux tells.
+
+    ``getrusage`` would also count the process that started this one.
+    """
+    status = Path("/proc/self/status")
+    lines = status.read_text().splitlines() if status.is_file() else []
+    found = [line.split()[1] for line in lines if line.startswith(_PEAK)]
+    return int(found[0]) * 1024 if found else None
