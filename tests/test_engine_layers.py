@@ -169,6 +169,25 @@ def test_a_damaged_dump_never_gives_anything_but_layers_or_an_error(junk: str, p
     assert all(isinstance(layer, EngineLayer) for layer in read.layers)
 
 
+anything = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner),
+)
+
+
+@given(
+    key=st.sampled_from(["Name", "Inputs", "Weights", "Metadata", "StreamId", "LayerType"]),
+    value=anything,
+    dims=anything,
+)
+def test_strange_json_never_gives_anything_but_layers_or_an_error(
+    key: str, value: object, dims: object
+):
+    entry = {"Name": "a", "LayerType": "gemm", "Outputs": [{"Dimensions": dims}], key: value}
+    (read,) = parse_layers(json.dumps({"Layers": [entry]})).layers
+    assert isinstance(read, EngineLayer)
+
+
 def test_five_thousand_layers_are_read_in_bounded_time_and_memory():
     body = golden("resnet50_int8").partition("\n\nI/O Tensors:")[0].removeprefix("Layers:\n")
     lines = body.splitlines()

@@ -46,9 +46,9 @@ _FACTS = re.compile(
     r", (?:Datatype: (\w+), Format: ([^{}\n]*?)|Format/Datatype: ([^{}\n]*?)) ?\}"
 )
 _CLOSING = re.compile(r" ?\]")
-_WEIGHTS = re.compile(r'\bWeights: \{"Type": "(\w+)", "Count": (\d+)\}')
+_WEIGHTS = re.compile(r'\bWeights: \{"Type": "(\w+)", "Count": (\d{1,18})\}')
 _TACTIC = re.compile(r"\bTacticName: ([^,\n]*)")
-_STREAM = re.compile(r"\bStreamId: (\d+)")
+_STREAM = re.compile(r"\bStreamId: (\d{1,9})\b")
 _METADATA = ", Metadata: "
 _NODE = "[ONNX Layer: "
 
@@ -257,11 +257,15 @@ def _json_tensors(entries: object) -> tuple[LayerTensor, ...]:
         LayerTensor(
             name=str(tensor.get("Name", "")),
             dtype=_dtype(str(tensor.get("Datatype") or tensor.get("Format/Datatype", ""))),
-            shape=_shape(",".join(map(str, tensor.get("Dimensions") or ()))),
+            shape=_json_shape(tensor.get("Dimensions")),
             format=str(tensor.get("Format") or tensor.get("Format/Datatype", "")),
         )
         for tensor in tensors
     )
+
+
+def _json_shape(dims: object) -> tuple[int, ...]:
+    return _shape(",".join(map(str, dims))) if isinstance(dims, list) else ()
 
 
 def _dtype(text: str) -> str:
