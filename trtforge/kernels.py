@@ -75,7 +75,7 @@ def template_path(op: CustomOp | type[CustomOp]) -> Path:
         KernelError: there is no such file, or it is in another folder.
     """
     kind = op if isinstance(op, type) else type(op)
-    path = Path(inspect.getfile(kind)).with_name(kind.kernel)
+    path = Path(inspect.getfile(kind)).parent / kind.kernel
     if Path(kind.kernel).name != kind.kernel or not path.is_file():
         raise KernelError(
             f"custom op {kind.name} has no kernel template {str(path)!r}",

@@ -27,6 +27,11 @@ if TYPE_CHECKING:
 OVERLOADS_SINCE = 10
 """The IR version of ONNX that brought overloads of functions."""
 
+_KINDS = {
+    bool: ir.AttributeType.INT, int: ir.AttributeType.INT,
+    float: ir.AttributeType.FLOAT, str: ir.AttributeType.STRING,
+}  # fmt: skip
+
 
 class OpsetTooOld(StepError):
     """The function of a custom op needs an operator that the model's opset lacks."""
@@ -104,8 +109,13 @@ def read_op(node: ir.Node, ops: Mapping[str, type[CustomOp]]) -> CustomOp | None
                 f"node {label(node)!r}: custom op {kind.name} has no attribute {name!r}",
                 remedy=f"it has: {', '.join(known) or 'none'}",
             )
-        boolean = isinstance(known[name], bool)
-        values[name] = bool(attr.value) if boolean else attr.value
+        wanted = _KINDS.get(type(known[name]), attr.type)
+        if attr.type != wanted:
+            raise ModelError(
+                f"node {label(node)!r}: attribute {name!r} is {attr.type.name}, "
+                f"but custom op {kind.name} has {wanted.name}"
+            )
+        values[name] = bool(attr.value) if isinstance(known[name], bool) else attr.value
     return kind(**values)
 
 

@@ -1,0 +1,58 @@
+"""Kernels of custom ops on a GPU, against their NumPy references."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from trtforge_ops import BiasGelu
+
+from trtforge.op_testing import check_op, gpu_name, launch_op, make_inputs
+
+# Whole packs of eight, a row that packs would cross, tails, one element, many blocks, nothing.
+CASES = [
+    [(4, 64), (64,)],
+    [(3, 5, 7), (7,)],
+    [(1, 13), (13,)],
+    [(1,), (1,)],
+    [(129, 3072), (3072,)],
+    [(0, 8), (8,)],
+]
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(
+        not gpu_name(),
+        reason="NOT RUN: kernels were compiled but never launched; no NVIDIA GPU here",
+    ),
+]
+
+
+@pytest.mark.parametrize("approximate", ["none", "tanh"])
+def test_bias_gelu_computes_what_its_reference_says(approximate: Any) -> None:
+    assert check_op(BiasGelu(approximate=approximate), CASES).kernel_ran_on == gpu_name()
+
+
+def test_a_kernel_that_writes_past_its_output_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    from trtforge import Launch
+
+    op = BiasGelu()
+    inputs = make_inputs(op, [(2, 8), (8,)], "float32", np.random.default_rng(0))
+    too_many = Launch(grid=1, block=32, scalars=(17, 8))  # 16 elements, and one more
+    monkeypatch.setattr(BiasGelu, "launch", lambda *_: too_many)
+    with pytest.raises(AssertionError, match="wrote outside its output"):
+        launch_op(op, inputs, "float32")
+
+
+def test_a_wrong_kernel_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    def off_by_a_little(self: Any, *inputs: Any) -> Any:
+        (y,) = reference(self, *inputs)
+        return (y * np.asarray(1.01, y.dtype),)
+
+    reference = BiasGelu.reference
+    op = BiasGelu()
+    inputs = make_inputs(op, [(2, 8), (8,)], "float32", np.random.default_rng(0))
+    right = launch_op(op, inputs, "float32")[0]
+    np.testing.assert_allclose(right, reference(op, *inputs)[0], rtol=5e-7, atol=1e-6)
+    assert not np.allclose(right, off_by_a_little(op, *inputs)[0], rtol=5e-7, atol=1e-6)
