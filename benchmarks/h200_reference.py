@@ -126,7 +126,10 @@ def to_qdq(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _qdq_pair(graph: onnx.GraphProto, name: str, amax: float) -> list[onnx.NodeProto]:
-    ends = {f"{name}_scale": np.array(amax / 127, np.float32), f"{name}_zero": np.array(0, np.int8)}
+    ends: dict[str, Any] = {
+        f"{name}_scale": np.array(amax / 127, np.float32),
+        f"{name}_zero": np.array(0, np.int8),
+    }
     for end, value in ends.items():
         graph.initializer.append(onnx.numpy_helper.from_array(value, end))
     make = onnx.helper.make_node
