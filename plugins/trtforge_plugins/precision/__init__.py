@@ -1,1 +1,8 @@
 """Steps that decide in which type each part of the model computes: data, ranges, Q/DQ, casts."""
+
+from trtforge_plugins.precision.calibrate_max import CalibrateMax
+from trtforge_plugins.precision.cast import Cast
+from trtforge_plugins.precision.insert_qdq import InsertQDQ
+from trtforge_plugins.precision.load_data import LoadData
+
+__all__ = ["CalibrateMax", "Cast", "InsertQDQ", "LoadData"]

@@ -3,3 +3,7 @@
 ``backend`` is the step, ``build_job`` what it runs in a worker process, and ``adapter`` the only
 file that imports TensorRT.
 """
+
+from trtforge_plugins.tensorrt.backend import TensorRT
+
+__all__ = ["TensorRT"]
