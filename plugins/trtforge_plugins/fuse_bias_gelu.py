@@ -82,8 +82,7 @@ class FuseBiasGelu(Pass):
         if values.ndim > 1:
             flat = add_initializer(graph, f"{bias.name}_flat", values.reshape(-1))
             fused.replace_input_with(1, flat)
-        for dead in (add, *pattern - {gelu.end}):
-            fused.metadata_props.update(dead.metadata_props)
+        fused.metadata_props.update(add.metadata_props)  # it bears this node's name, too
         fused.outputs[0].type, fused.outputs[0].shape = x.type, x.shape
         replace(gelu.end, fused.outputs, [fused])
         _remove_dead([*pattern - {gelu.end}, add])
