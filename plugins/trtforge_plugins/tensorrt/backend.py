@@ -115,7 +115,8 @@ class TensorRT(Backend):
         check_types(ready, targets)
         with tempfile.TemporaryDirectory(prefix=".tensorrt-", dir=ctx.workdir) as scratch:
             order = self._order(library, targets, ctx, Path(scratch))
-            model_file.save(ready, order.model)
+            # Weights in a file of their own are mapped by TensorRT instead of parsed and copied.
+            model_file.save(ready, order.model, external_over=0)
             job = Job(
                 f"{__package__}.build_job:build",
                 asdict(order),
