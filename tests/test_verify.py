@@ -8,7 +8,7 @@ import onnx.parser
 import onnx_ir as ir
 import pluggy
 import pytest
-from trtforge_plugins import verify
+import trtforge_plugins
 from trtforge_plugins.verify import Verify
 
 from trtforge import Batches, Comparison, Context, Pass, Request, StepError, hooks
@@ -150,7 +150,7 @@ def run_with_wrapper(step: Pass, ctx: Context) -> int:
     plugins = pluggy.PluginManager(PROJECT)
     plugins.add_hookspecs(hooks)
     plugins.register(Host())
-    plugins.register(verify)
+    plugins.register(trtforge_plugins)
     return plugins.hook.trtforge_run_step(step=step, ctx=ctx)
 
 

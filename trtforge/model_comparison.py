@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from math import inf
 from typing import TYPE_CHECKING
@@ -51,9 +50,7 @@ def compare_models(  # noqa: PLR0913  # two models, the data, and how to run the
         ModelError, StepError: ONNX Runtime does not take or run one of the models.
         DataError: the data does not fit the given model.
     """
-    with ThreadPoolExecutor(2) as pool:  # making a session mostly takes one core
-        futures = [pool.submit(Reference, model, provider=provider) for model in (given, final)]
-        expected, actual = (future.result() for future in futures)
+    expected, actual = (Reference(model, provider=provider) for model in (given, final))
     dynamic = all(spec.shape and not isinstance(spec.shape[0], int) for spec in expected.inputs)
     feeds = first(batches, batches.samples if count is None else count, cut=dynamic)
     samples = Batches(feeds, batches.source).samples

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from trtforge import Batches, Comparison, Context, OutputComparison, Step, StepError, TrtforgeError
-from trtforge.hooks import hookimpl
 from trtforge.model_comparison import compare_models
 
 if TYPE_CHECKING:
@@ -83,14 +82,12 @@ def _synthesized(model: ir.Model, ctx: Context, samples: int, seed: int = 0) -> 
     return synthesize(model, profiles[0] if profiles else None, samples=samples, seed=seed)
 
 
-@hookimpl(wrapper=True, specname="trtforge_run_step")
 def verify_each_step(ctx: Context) -> Generator[None, int | None, int | None]:
-    """With ``--verify-each``, note after each step that changed the model whether values changed.
+    """Run one step and note, where it changed the model, whether values changed.
 
-    The model from before the step is the reference, so the note names the step that changed them.
+    The body of a ``trtforge_run_step`` wrapper. The model from before the step is the reference, so
+    the note is on the step that changed the values.
     """
-    if not ctx.request.verify_each:
-        return (yield)
     before = ctx.model.clone()
     changes = yield
     if changes:
