@@ -1,0 +1,105 @@
+"""The documentation is true: its code runs, its names exist, its links resolve."""
+
+import inspect
+import json
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from trtforge import ExitCode, demo, hooks
+from trtforge.host import Host
+from trtforge.recipe import parse
+from trtforge.report import report_schema
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+
+
+def blocks(language):
+    for page in PAGES:
+        found = [body for kind, body in BLOCK.findall(page.read_text()) if kind == language]
+        if found:
+            yield pytest.param(found, id=page.name)
+
+
+@pytest.fixture
+def workplace(tmp_path, monkeypatch):
+    """A folder with the files that the pages speak of."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TRTFORGE_CACHE", str(tmp_path / "cache"))
+    shutil.copy(demo.MODEL, tmp_path / "model.onnx")
+    shutil.copy(demo.CALIBRATION, tmp_path / "calibration.npz")
+    page = (ROOT / "docs" / "recipe.md").read_text()
+    recipe = next(body for kind, body in BLOCK.findall(page) if kind == "yaml")
+    (tmp_path / "recipe.yaml").write_text(recipe)
+    return tmp_path
+
+
+@pytest.mark.parametrize("found", blocks("python"))
+def test_python_blocks_run_in_order(found, workplace):
+    names = {}
+    for body in found:
+        exec(compile(body, "docs", "exec"), names)  # noqa: S102  # our own documentation
+
+
+@pytest.mark.parametrize("found", blocks("yaml"))
+def test_yaml_blocks_are_recipes(found):
+    host = Host()
+    for body in found:
+        assert parse(body, host, "docs").stages
+
+
+def commands():
+    for page in PAGES:
+        for kind, body in BLOCK.findall(page.read_text()):
+            for line in body.splitlines() if kind == "sh" else ():
+                if line.startswith("trtforge "):
+                    yield pytest.param(line, id=line.split("#")[0].strip())
+
+
+@pytest.mark.parametrize("line", commands())
+def test_commands_run(line, workplace):
+    words = shlex.split(line, comments=True)[1:]
+    if words[0] == "init":
+        (workplace / "recipe.yaml").unlink()
+    if words[0] == "verify":
+        words[2] = "model.onnx"  # what an earlier line of the page makes
+    code = "from trtforge.cli import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", code, *words], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_every_hook_is_documented_with_its_arguments():
+    page = (ROOT / "docs" / "hooks.md").read_text()
+    names = [name for name in vars(hooks) if name.startswith("trtforge_")]
+    assert names
+    for name in names:
+        arguments = ", ".join(inspect.signature(getattr(hooks, name)).parameters)
+        assert f"## `{name}({arguments})`" in page
+    assert set(re.findall(r"^## `(\w+)\(", page, re.MULTILINE)) == set(names)
+
+
+def test_every_exit_code_is_documented():
+    page = (ROOT / "docs" / "exit-codes.md").read_text()
+    for code in ExitCode:
+        assert f"| {int(code)} | `{code.name}` |" in page
+
+
+def test_the_published_report_schema_is_the_real_one():
+    stored = json.loads((ROOT / "docs" / "report.schema.json").read_text())
+    assert stored == report_schema(), "write it anew: python scripts/write_schemas.py"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_resolve(page):
+    for target in re.findall(r"\]\(([^)#]+)", page.read_text()):
+        if not target.startswith(("http:", "https:")):
+            assert (page.parent / target).exists(), target

@@ -1,0 +1,117 @@
+"""The layering, from the imports: a file imports only from lower levels; plugins use the interface."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+LEVELS = """
+errors artifacts environment ops hooks terminal demo
+quantities options steps yaml_text graph diagnosis checkup compare worker_process to_surgeon targets
+context host weights feeds rounding from_surgeon
+records recipe schema store surgeon request_check worker model_refusals
+model_file artifact_file run_folder testing kernels verdict outcome
+reference report cache
+op_function model_comparison runner report_page
+op_testing evidence
+api
+starter cli.answers
+cli.doctor cli.look cli.models cli.runs
+cli.app
+cli
+"""
+INTERFACE = {
+    "trtforge", "trtforge.artifacts", "trtforge.compare", "trtforge.diagnosis", "trtforge.errors",
+    "trtforge.feeds", "trtforge.graph", "trtforge.hooks", "trtforge.host",
+    "trtforge.model_comparison", "trtforge.model_file", "trtforge.op_function", "trtforge.options",
+    "trtforge.quantities", "trtforge.reference", "trtforge.targets", "trtforge.testing",
+    "trtforge.weights", "trtforge.worker", "trtforge.kernels", "trtforge.op_testing",
+}  # fmt: skip
+"""What plugins may import; docs/design.md lists it."""
+
+
+def module_name(path):
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imported(path, modules=()):
+    """Yield what a file imports at run time, at its top or inside functions."""
+    todo = [ast.parse(path.read_text())]
+    while todo:
+        node = todo.pop()
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
+            todo.extend(node.orelse)
+            continue
+        if isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            for alias in node.names:
+                full = f"{node.module}.{alias.name}"
+                yield full if full in modules else node.module
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        todo.extend(ast.iter_child_nodes(node))
+
+
+def host_files():
+    return {module_name(path): path for path in (ROOT / "trtforge").rglob("*.py")}
+
+
+def levels():
+    lines = LEVELS.strip().splitlines()
+    return {
+        f"trtforge.{name}": number for number, line in enumerate(lines) for name in line.split()
+    }
+
+
+def test_every_file_has_a_level():
+    assert set(host_files()) - {"trtforge"} == set(levels())
+
+
+def test_a_file_imports_only_from_lower_levels():
+    level, files = levels(), host_files()
+    wrong = [
+        f"{module} imports {other}"
+        for module, path in files.items()
+        if module != "trtforge"
+        for other in imported(path, files)
+        if other in level and level[other] >= level[module]
+    ]
+    assert wrong == []
+
+
+SHIPPED = [*(ROOT / "plugins").rglob("*.py"), *(ROOT / "custom_ops").rglob("*.py")]
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: str(path.relative_to(ROOT)))
+def test_plugins_use_the_public_interface_only(path):
+    ours = {name for name in imported(path, host_files()) if name.split(".")[0] == "trtforge"}
+    assert ours <= INTERFACE
+
+
+def test_the_host_knows_no_plugin():
+    names = {name for path in host_files().values() for name in imported(path)}
+    assert not {name for name in names if name.startswith(("trtforge_plugins", "trtforge_ops"))}
+
+
+HEAVY = {
+    "tensorrt", "tensorrt_rtx", "cupy", "torch", "tensorflow", "onnxruntime", "onnx_graphsurgeon",
+}  # fmt: skip
+
+
+DOORS = {"to_surgeon": "onnx_graphsurgeon", "from_surgeon": "onnx_graphsurgeon"}
+"""Files that are themselves imported only where their library is used."""
+
+
+def top_level_imports(path):
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            yield node.module
+
+
+@pytest.mark.parametrize("path", [*host_files().values(), *SHIPPED], ids=lambda p: p.stem)
+def test_heavy_libraries_are_imported_where_they_are_used(path):
+    loaded = {name.split(".")[0] for name in top_level_imports(path)}
+    assert not loaded & (HEAVY - {DOORS.get(path.stem)})
