@@ -58,24 +58,25 @@ mlp (float[N,64] x) => (float[N,32] y)
 
 
 def parse(text: str, seed: int = 0) -> onnx.ModelProto:
-    """Return the model of an ONNX text; initializers declared without data get seeded normals.
+    """Return the model of an ONNX text; weights that it declares without data get seeded normals.
 
     They are scaled by ``1 / sqrt(fan-in)``, so that activations stay near one.
     """
     model = onnx.parser.parse_model(text)
     random = np.random.default_rng(seed)
-    for tensor in model.graph.initializer:
-        if tensor.data_type == TensorProto.FLOAT and not _has_data(tensor):
-            shape = tuple(tensor.dims)
-            fan_in = max(1, int(np.prod(shape[1:]))) if len(shape) > 1 else 1
-            array = random.standard_normal(shape).astype(np.float32) / np.sqrt(fan_in)
-            tensor.CopyFrom(numpy_helper.from_array(array.astype(np.float32), tensor.name))
+    made = {output for node in model.graph.node for output in node.output}
+    for value in list(model.graph.value_info):
+        if value.name in made:
+            continue
+        shape = [dim.dim_value for dim in value.type.tensor_type.shape.dim]
+        fan_in = int(np.prod(shape[1:])) if len(shape) > 1 else 1
+        array = random.standard_normal(shape) / np.sqrt(fan_in)
+        model.graph.initializer.append(
+            numpy_helper.from_array(array.astype(np.float32), value.name)
+        )
+        model.graph.value_info.remove(value)
     onnx.checker.check_model(model)
     return model
-
-
-def _has_data(tensor: TensorProto) -> bool:
-    return bool(tensor.raw_data or tensor.float_data or 0 in tensor.dims)
 
 
 @dataclass

@@ -71,15 +71,17 @@ def open_arrays(path: Path) -> ArrayFile:
         if path.suffix == ".npy":
             with path.open("rb") as stream:
                 header = _read_header(stream)
-            return ArrayFile(path, {"": _checked(header, path, "", path.stat().st_size)})
+                left = path.stat().st_size - stream.tell()
+            return ArrayFile(path, {"": _checked(header, path, "", left)})
         headers = {}
         with zipfile.ZipFile(path) as archive:
             for info in archive.infolist():
                 if info.filename.endswith(".npy"):
                     with archive.open(info) as stream:
                         header = _read_header(stream)
+                        left = info.file_size - stream.tell()
                     name = info.filename.removesuffix(".npy")
-                    headers[name] = _checked(header, path, name, info.file_size)
+                    headers[name] = _checked(header, path, name, left)
         return ArrayFile(path, headers)
 
 

@@ -161,7 +161,7 @@ def _complain_of_opset(nodes: Sequence[ir.Node], decisions: Decisions) -> None:
         raise StepError(
             f"{', '.join(sorted(late))}: no {half_range.name(decisions.low)} in opset "
             f"{decisions.versions.get('', 0)}",
-            remedy=f"put upgrade-opset before cast (to {needed}), or keep these operators in float32",
+            remedy=f"put upgrade-opset before cast (to {needed}), or keep these operators",
         )
 
 

@@ -35,33 +35,72 @@ _BY_ATTRIBUTE: Mapping[str, tuple[str, ir.DataType | None]] = MappingProxyType(
 
 def element_types(model: ir.Model) -> Types:
     """Return the element type of each tensor value, where it can be told; the model stays as is."""
-    versions = dict(model.graph.opset_imports)
-    types: Types = {}
-    _walk(model.graph, versions, types)
-    for function in model.functions.values():
-        _walk(function, {**versions, **function.opset_imports}, types)
-    return types
+    inference = _Inference(model)
+    inference.walk(model.graph, model.graph.opset_imports)
+    return inference.types
 
 
-def _walk(graph: ir.Graph | ir.Function, versions: Mapping[str, int], types: Types) -> None:
-    given = [*graph.inputs]
-    if isinstance(graph, ir.Graph):
-        given += graph.initializers.values()
-    for value in given:
-        _know(types, value, value.dtype)
-    for node in graph:
-        for body in bodies(node):
-            _enter(node, body, types)
-            _walk(body, versions, types)
-        for index, output in enumerate(node.outputs):
-            _know(types, output, output.dtype or _result(node, index, versions, types))
+class _Inference:
+    """Walks the graphs in order; the body of a function is walked for each of its calls."""
 
+    def __init__(self, model: ir.Model) -> None:
+        self._functions = model.functions
+        self.types: Types = {}
 
-def _know(types: Types, value: ir.Value, dtype: ir.DataType | None) -> None:
-    if dtype is None and value.const_value is not None:
-        dtype = value.const_value.dtype
-    if dtype is not None:
-        types[value] = dtype
+    def walk(self, graph: ir.Graph | ir.Function, versions: Mapping[str, int]) -> None:
+        """Learn the types of all values of ``graph``."""
+        given = [*graph.inputs]
+        if isinstance(graph, ir.Graph):
+            given += graph.initializers.values()
+        for value in given:
+            self._know(value, value.dtype)
+        for node in graph:
+            for body in bodies(node):
+                if node.op_type in ("Loop", "Scan"):
+                    self._pass_on(node, body)
+                self.walk(body, versions)
+            for index, output in enumerate(node.outputs):
+                self._know(output, output.dtype or self._result(node, index, versions))
+
+    def _know(self, value: ir.Value, dtype: ir.DataType | None) -> None:
+        if dtype is None and value.const_value is not None:
+            dtype = value.const_value.dtype
+        if dtype is not None:
+            self.types[value] = dtype
+
+    def _pass_on(self, node: ir.Node, body: ir.Graph | ir.Function) -> None:
+        """Give the inputs of a body the types of the node's inputs."""
+        for inner, outer in zip(body.inputs, node.inputs, strict=False):
+            if inner.dtype is None and outer is not None and outer in self.types:
+                self.types[inner] = self.types[outer]
+
+    def _result(self, node: ir.Node, index: int, versions: Mapping[str, int]) -> ir.DataType | None:
+        """Return the type of output ``index``."""
+        inner = bodies(node)
+        if inner:
+            place = index + 1 if node.op_type == "Loop" else index
+            return self.types.get(inner[0].outputs[place])
+        function = self._functions.get(node.op_identifier())
+        if function is not None:
+            self._pass_on(node, function)
+            self.walk(function, function.opset_imports)
+            return self.types.get(function.outputs[index])
+        stated = _stated(node, index, self.types)
+        if stated is not None:
+            return stated
+        schema = find_schema(node.domain, node.op_type, versions.get(node.domain, 0))
+        if schema is None:
+            return None
+        kind = formal(schema.outputs, index)
+        for place, source in enumerate(node.inputs):
+            if source in self.types and formal(schema.inputs, place) == kind:
+                return self.types[source]
+        only = [
+            each.allowed_type_strs
+            for each in schema.type_constraints
+            if each.type_param_str == kind
+        ]
+        return literal_type(only[0][0] if only and len(only[0]) == 1 else kind)
 
 
 def bodies(node: ir.Node) -> list[ir.Graph]:
@@ -73,37 +112,6 @@ def bodies(node: ir.Node) -> list[ir.Graph]:
         elif attribute.type == ir.AttributeType.GRAPHS:
             found.extend(attribute.as_graphs())
     return found
-
-
-def _enter(node: ir.Node, body: ir.Graph, types: Types) -> None:
-    """Give the inputs of a Loop or Scan body the types of the node's inputs."""
-    if node.op_type not in ("Loop", "Scan"):
-        return
-    for inner, outer in zip(body.inputs, node.inputs, strict=False):
-        if inner.dtype is None and outer is not None and outer in types:
-            types[inner] = types[outer]
-
-
-def _result(
-    node: ir.Node, index: int, versions: Mapping[str, int], types: Types
-) -> ir.DataType | None:
-    """Return the type of output ``index``."""
-    found = bodies(node)
-    if found:
-        place = index + 1 if node.op_type == "Loop" else index
-        outputs = found[0].outputs
-        return types.get(outputs[place]) if place < len(outputs) else None
-    stated = _stated(node, index, types)
-    if stated is not None:
-        return stated
-    schema = find_schema(node.domain, node.op_type, versions.get(node.domain, 0))
-    if schema is None:
-        return None
-    kind = formal(schema.outputs, index)
-    for place, source in enumerate(node.inputs):
-        if source in types and source is not None and formal(schema.inputs, place) == kind:
-            return types[source]
-    return literal_type(kind)
 
 
 def _stated(node: ir.Node, index: int, types: Types) -> ir.DataType | None:

@@ -48,7 +48,7 @@ def largest(low: ir.DataType) -> float:
 
 def name(dtype: ir.DataType) -> str:
     """Return the type's name as recipes spell it."""
-    return dtype.name.lower()
+    return "float32" if dtype == ir.DataType.FLOAT else dtype.name.lower()
 
 
 def low_scales(scales: Array, low: ir.DataType) -> Array:
