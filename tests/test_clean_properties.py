@@ -4,9 +4,6 @@ import onnx
 import pytest
 from hypothesis import HealthCheck, given, settings
 from random_models import feeds, models
-
-from trtforge import Pass
-from trtforge.testing import check_pass
 from trtforge_plugins.clean import (
     DedupeWeights,
     DropDeadCode,
@@ -20,6 +17,9 @@ from trtforge_plugins.clean import (
     UnrollLoop,
     UpgradeOpset,
 )
+
+from trtforge import Pass
+from trtforge.testing import check_pass
 
 EXACT = [
     DedupeWeights(),

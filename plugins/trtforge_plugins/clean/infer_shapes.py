@@ -32,27 +32,27 @@ class InferShapes(Pass):
     def rewrite(self, model: ir.Model, ctx: Context) -> int:
         """Add what follows; return the number of values that gained a type or a dimension."""
         gained: set[ir.Value] = set()
-        proto = _inferred(model, ctx)
-        # More may follow from what is solved; it ends because values only ever gain.
-        while proto is not None:
-            facts = _Facts(solve(proto.graph))
-            now = facts.put_into(model.graph, proto.graph)
+        while True:  # more may follow from what is solved; it ends as values only ever gain
+            proto = _inferred(model, ctx)
+            now = _Facts(solve(proto.graph)).put_into(model.graph, proto.graph)
             gained |= now
-            proto = _inferred(model, ctx) if now else None
-        return len(gained)
+            if not now:
+                return len(gained)
 
 
-def _inferred(model: ir.Model, ctx: Context) -> onnx.ModelProto | None:
+def _inferred(model: ir.Model, ctx: Context) -> onnx.ModelProto:
     import onnx
 
     with exchanged(model, light):
         proto = ir.serde.serialize_model(model)
     try:
-        return onnx.shape_inference.infer_shapes(proto, data_prop=True)
+        return onnx.shape_inference.infer_shapes(proto, strict_mode=True, data_prop=True)
     except onnx.shape_inference.InferenceError as error:
-        ctx.note(model.graph.name or "graph", f"nothing inferred: {str(error).splitlines()[0]}")
-        return None
-    except (RuntimeError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        ctx.note(model.graph.name or "graph", f"not everything could be inferred: {reason}")
+    try:
+        return onnx.shape_inference.infer_shapes(proto, data_prop=True)
+    except (onnx.shape_inference.InferenceError, RuntimeError, ValueError) as error:
         raise StepError(
             f"ONNX cannot infer shapes: {str(error).splitlines()[0]}",
             remedy="check the model with onnx.checker.check_model",

@@ -17,7 +17,7 @@ from trtforge.weights import exchange, exchanged
 from trtforge_plugins.clean.infer_shapes import light
 
 if TYPE_CHECKING:
-    import onnx
+    pass
 
 
 _SAME_DB = 40.0
@@ -82,11 +82,11 @@ class UpgradeOpset(Pass):
             proto = ir.serde.serialize_model(model)
         try:
             converted = onnx.version_converter.convert_version(proto, self.to)
-            _drop_new_facts(converted.graph, proto.graph)
             fresh = ir.from_proto(converted)
         except (RuntimeError, ValueError, onnx.shape_inference.InferenceError) as error:
             return f"the converter refuses: {str(error).splitlines()[0]}"
         left_out.put_back(fresh)
+        _keep_interface(model.graph, fresh.graph)
         _copy_metadata(model, fresh)
         reason = _why_lossy(model, fresh, left_out) or (
             _why_different(model, fresh, ctx) if self.verify else None
@@ -126,12 +126,13 @@ class _LeftOut:
         exchange(model, find)
 
 
-def _drop_new_facts(graph: onnx.GraphProto, before: onnx.GraphProto) -> None:
-    """Remove types of values that the converter added: some are wrong (Softmax's are scalars)."""
-    known = {info.name for info in before.value_info}
-    kept = [info for info in graph.value_info if info.name in known]
-    del graph.value_info[:]
-    graph.value_info.extend(kept)
+def _keep_interface(graph: ir.Graph, fresh: ir.Graph) -> None:
+    """Give inputs and outputs the types and shapes they had; the converter infers some."""
+    promised = {value.name: value for value in (*graph.inputs, *graph.outputs)}
+    for value in (*fresh.inputs, *fresh.outputs):
+        old = promised.get(value.name)
+        if old is not None:
+            value.type, value.shape = old.type, old.shape
 
 
 def _copy_metadata(model: ir.Model, fresh: ir.Model) -> None:
