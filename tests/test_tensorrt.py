@@ -1,0 +1,473 @@
+"""The `tensorrt` step builds for real here: TensorRT-RTX needs no GPU to build.
+
+All tests need TensorRT-RTX; without it they fail, on purpose: nothing else proves the builds.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+from trtforge_plugins.tensorrt import gpu, library
+from trtforge_plugins.tensorrt.backend import TensorRT
+from trtforge_plugins.tensorrt.check import findings
+
+from trtforge import (
+    BuildError,
+    ByteSize,
+    Context,
+    Engine,
+    EnvironmentLacks,
+    ExitCode,
+    Request,
+    RequestError,
+    ShapeRange,
+)
+from trtforge.options import as_data, bind
+from trtforge.targets import read_target
+from trtforge.worker import Cause, Job, Worker, WorkerFailure
+
+MLP = """
+<ir_version: 10, opset_import: ["" : 21]>
+mlp (float[N,4] x) => (float[N,2] y)
+<float[4,2] w = {1, 2, 3, 4, 5, 6, 7, 8}>
+{
+    [product] a = MatMul (x, w)
+    [act] y = Relu (a)
+}
+"""
+UNKNOWN_OPERATORS = """
+<ir_version: 10, opset_import: ["" : 21, "acme" : 1]>
+unknown (float[2,4] x) => (float[2,4] y)
+{
+    [first] a = acme.Swirl (x)
+    [fine] b = Relu (a)
+    [second] y = acme.Twirl (b)
+}
+"""
+FP8 = """
+<ir_version: 10, opset_import: ["" : 21]>
+fp8 (float[2,4] x) => (float[2,4] y)
+<float s = {0.5}>
+{
+    [quantize] q = QuantizeLinear <output_dtype = 17> (x, s)
+    [dequantize] y = DequantizeLinear (q, s)
+}
+"""
+FOUR = ("sm_80", "sm_86", "sm_89", "sm_120")
+
+
+class Silent:
+    def __init__(self):
+        self.seen = []
+
+    def update(self, label, done, total):
+        self.seen.append((label, done, total))
+
+
+def context(model, folder, *profiles, targets=("sm_86",)):
+    return Context(
+        ir.from_onnx_text(model) if isinstance(model, str) else model,
+        folder,
+        Request(
+            "nets/mlp.onnx",
+            profiles=tuple(
+                {name: ShapeRange.read(shape) for name, shape in profile.items()}
+                for profile in profiles
+            ),
+            targets=tuple(map(read_target, targets)),
+        ),
+        progress=Silent(),
+    )
+
+
+def build(model, folder, *profiles, targets=("sm_86",), **options):
+    ctx = context(model, folder, *profiles, targets=targets)
+    bind(TensorRT, options, "step 'tensorrt'").run(ctx)
+    return ctx.get(Engine)
+
+
+def files(folder):
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+def test_one_engine_for_four_targets_with_its_figures_and_layers(tmp_path):
+    engine = build(MLP, tmp_path, {"x": "1x4:8x4:32x4"}, targets=FOUR)
+    assert engine.path == tmp_path / "engines" / "mlp.engine"
+    assert engine.path.stat().st_size == engine.size
+    assert engine.path.read_bytes()[:4] != b"\0\0\0\0"
+    assert (engine.flavor, engine.targets) == ("tensorrt_rtx", FOUR)
+    assert engine.version == library.find().version
+    assert engine.memory.activation > 0
+    assert engine.memory.weights >= 4 * 2 * 4
+    assert engine.memory.build_peak_rss > 50 * 2**20  # TensorRT's library alone is larger
+    assert engine.layer_dump.read_text().startswith("Layers:\nName: ")
+    assert "[ONNX Layer: product]" in engine.layer_dump.read_text()
+    assert engine.events == ()
+    assert files(tmp_path) == ["engines/mlp.engine", "engines/mlp.layers.txt", "logs/tensorrt.log"]
+
+
+def test_what_turing_cannot_do_is_explained(tmp_path):
+    with pytest.raises(BuildError, match="FP32 GEMM is not supported") as raised:
+        build(MLP, tmp_path, {"x": "8x4"}, targets=["sm_75", "sm_86"])
+    assert "leave sm_75 out of the targets" in raised.value.remedy
+
+
+def test_the_same_order_gives_the_same_bytes(tmp_path):
+    first, second = (build(MLP, tmp_path / name, {"x": "8x4"}) for name in "ab")
+    assert first.path.read_bytes() == second.path.read_bytes()
+
+
+def test_the_model_stays_as_it_is(tmp_path):
+    ctx = context(MLP, tmp_path, {"x": "8x4"})
+    before = ir.to_onnx_text(ctx.model)
+    TensorRT().run(ctx)
+    assert ir.to_onnx_text(ctx.model) == before
+
+
+def test_two_profiles_are_both_in_the_engine(tmp_path):
+    one = build(MLP, tmp_path / "one", {"x": "1x4:8x4:32x4"})
+    two = build(MLP, tmp_path / "two", {"x": "1x4:8x4:32x4"}, {"x": "64x4:128x4:256x4"})
+    assert two.size > one.size
+
+
+def test_values_of_a_shape_input_are_ranged_like_shapes(tmp_path):
+    reshaped = """
+    <ir_version: 10, opset_import: ["" : 21]>
+    g (float[N,4] x, int64[2] shape) => (float[A,B] y) { [r] y = Reshape (x, shape) }
+    """
+    shapes = {"x": "1x4:8x4:32x4", "shape": "1x4:4x8:8x16"}
+    assert build(reshaped, tmp_path, shapes).size > 0
+    with pytest.raises(RequestError, match="'shape' \\(decides shapes\\)"):
+        build(reshaped, tmp_path, {"x": "1x4:8x4:32x4"})
+    with pytest.raises(RequestError, match="its range gives its 2 values; found 3"):
+        build(reshaped, tmp_path, {**shapes, "shape": "1x1x1"})
+
+
+@pytest.mark.parametrize(
+    ("shapes", "message"),
+    [
+        ({}, "add to the recipe: shapes: {x: {min: 1x4, opt: 8x4, max: 32x4}}"),
+        ({"xx": "8x4"}, "has no input 'xx'. Did you mean 'x'?"),
+        ({"x": "8x4x1"}, "input 'x' has rank 2 (?x4), but its range has rank 3"),
+        ({"x": "8x5"}, "dimension 1 of input 'x' is 4 in the model (?x4), but its range has 5"),
+    ],
+)
+def test_a_profile_that_does_not_fit_is_refused_before_the_build(tmp_path, shapes, message):
+    with pytest.raises(RequestError) as raised:
+        build(MLP, tmp_path, shapes)
+    assert message in str(raised.value)
+    assert raised.value.exit_code is ExitCode.BAD_REQUEST
+    assert files(tmp_path) == ["logs/tensorrt.log"]
+
+
+def test_all_refused_nodes_are_named_and_noted(tmp_path):
+    ctx = context(UNKNOWN_OPERATORS, tmp_path)
+    with pytest.raises(BuildError) as raised:
+        TensorRT().run(ctx)
+    assert "node 'first' (Swirl): " in str(raised.value)
+    assert "node 'second' (Twirl): " in str(raised.value)
+    assert "no such operator" in raised.value.remedy
+    assert [note.node for note in ctx.notes] == ["first", "second"]
+    assert raised.value.exit_code is ExitCode.STEP_FAILED
+    assert files(tmp_path) == ["logs/tensorrt.log"]
+
+
+def test_types_that_a_target_lacks_are_refused_before_the_build(tmp_path):
+    with pytest.raises(RequestError) as raised:
+        build(FP8, tmp_path, targets=["sm_86", "sm_89"])
+    assert "uses float8e4m3fn (quantize), which does not build for sm_86" in str(raised.value)
+    assert "sm_89" in raised.value.remedy
+    assert files(tmp_path) == []
+    assert build(FP8, tmp_path, targets=["sm_89", "sm_120"]).size > 0
+
+
+def test_a_target_that_this_tensorrt_does_not_know_is_refused(tmp_path):
+    with pytest.raises(RequestError, match="does not build for sm_90") as raised:
+        build(MLP, tmp_path, {"x": "8x4"}, targets=["sm_90"])
+    assert "sm_86" in raised.value.remedy
+
+
+def test_a_model_without_nodes_is_refused(tmp_path):
+    empty = '<ir_version: 10, opset_import: ["" : 21]> g (float[2] x) => (float[2] x) {}'
+    with pytest.raises(RequestError, match="no nodes"):
+        build(empty, tmp_path)
+
+
+# --- functions: what TensorRT's parser reads wrongly by itself ---------------------------------
+
+ONE_NAME_TWO_DOMAINS = """
+<ir_version: 10, opset_import: ["" : 21, "a" : 1, "b" : 1]>
+g (float[2,4] x) => (float[2,4] y) { [one] h = a.Act (x) [two] y = b.Act (h) }
+<domain: "a", opset_import: ["" : 21]> Act (x) => (y) { y = Sigmoid (x) }
+<domain: "b", opset_import: ["" : 21]> Act (x) => (y) { y = Tanh (x) }
+"""
+NAMED_LIKE_A_STANDARD_ONE = """
+<ir_version: 10, opset_import: ["" : 21, "a" : 1]>
+g (float[2,4] x) => (float[2,4] y) { [one] y = a.Relu (x) }
+<domain: "a", opset_import: ["" : 21]> Relu (x) => (y) { y = Tanh (x) }
+"""
+DISGUISED = """
+<ir_version: 10, opset_import: ["" : 21, "foo" : 1]>
+g (float[2,4] x) => (float[2,4] y) { [odd] y = foo.Relu (x) }
+"""
+
+
+@pytest.mark.parametrize(
+    ("model", "operators", "absent"),
+    [
+        (ONE_NAME_TWO_DOMAINS, ("sigmoid", "tanh"), "relu"),
+        (NAMED_LIKE_A_STANDARD_ONE, ("tanh",), "relu"),
+    ],
+    ids=["one name in two domains", "named like a standard operator"],
+)
+def test_functions_mean_what_their_bodies_say(tmp_path, model, operators, absent):
+    dump = build(model, tmp_path, log_level="verbose").layer_dump.read_text().lower()
+    log = (tmp_path / "logs" / "tensorrt.log").read_text().lower()
+    parsed = [line for line in log.splitlines() if "parsing node" in line]
+    assert all(any(f"[{name}]" in line for line in parsed) for name in operators), parsed
+    assert not any(f"[{absent}]" in line for line in parsed)
+    assert "name:" in dump
+
+
+def test_an_unknown_operator_with_a_standard_name_is_refused(tmp_path):
+    with pytest.raises(BuildError, match=r"odd \(foo::Relu\) for the standard operator"):
+        build(DISGUISED, tmp_path)
+
+
+# --- options -----------------------------------------------------------------------------------
+
+
+def test_options_reach_tensorrt(tmp_path):
+    engine = build(
+        MLP,
+        tmp_path,
+        {"x": "8x4"},
+        optimization_level=1,
+        workspace="1GiB",
+        tactic_shared_memory="64KiB",
+        tactic_dram="256MiB",
+        max_aux_streams=0,
+        weight_streaming=True,
+        tf32=False,
+        file="small.plan",
+    )
+    assert engine.path.name == "small.plan"
+    assert engine.events == ()
+
+
+def test_a_workspace_that_is_too_small_is_named(tmp_path):
+    with pytest.raises(BuildError, match="within workspace limit") as raised:
+        build(MLP, tmp_path, {"x": "8x4"}, workspace="1KiB")
+    assert "raise the option workspace" in raised.value.remedy
+
+
+def test_options_that_this_tensorrt_lacks_are_refused_and_not_ignored(tmp_path):
+    with pytest.raises(EnvironmentLacks, match="lean"):
+        build(MLP, tmp_path, {"x": "8x4"}, version_compatible=True)
+    with pytest.raises(EnvironmentLacks, match="unsupported in TensorRT-RTX"):
+        build(MLP, tmp_path, {"x": "8x4"}, hardware_compatibility="ampere_plus")
+    assert not (tmp_path / "engines" / "mlp.engine").exists()
+
+
+def test_a_timing_cache_is_left_alone_where_it_is_of_no_use(tmp_path):
+    ctx = context(MLP, tmp_path, {"x": "8x4"})
+    cache = tmp_path / "timing.cache"
+    cache.write_bytes(b"precious")
+    TensorRT(timing_cache=cache).run(ctx)
+    assert "keeps no timings" in ctx.notes[0].text
+    assert cache.read_bytes() == b"precious"
+
+
+def test_an_engine_file_outside_the_run_folder_is_refused(tmp_path):
+    with pytest.raises(RequestError, match="plain name"):
+        build(MLP, tmp_path, {"x": "8x4"}, file="../other.engine")
+
+
+def test_a_failed_build_leaves_the_earlier_engine(tmp_path):
+    engine = build(MLP, tmp_path, {"x": "8x4"})
+    before = engine.path.read_bytes()
+    with pytest.raises(BuildError):
+        build(MLP, tmp_path, {"x": "8x4"}, workspace="1KiB")
+    assert engine.path.read_bytes() == before
+
+
+def test_progress_is_reported(tmp_path):
+    ctx = context(MLP, tmp_path, {"x": "8x4"})
+    TensorRT().run(ctx)
+    assert ctx.progress.seen
+    assert all(label.startswith("tensorrt: ") for label, _, _ in ctx.progress.seen)
+
+
+def test_a_step_that_was_warmed_up_builds_in_the_process_that_waits(tmp_path):
+    step = TensorRT()
+    step.warm_up()
+    pid = step._worker.pid
+    step.run(context(MLP, tmp_path, {"x": "8x4"}))
+    assert step._worker.pid == pid
+    assert as_data(step) == as_data(TensorRT())
+
+
+# --- failures of the process -------------------------------------------------------------------
+
+
+def test_a_time_limit_stops_the_build_and_leaves_no_file(tmp_path):
+    with pytest.raises(WorkerFailure, match=r"did not end within 0\.01 seconds") as raised:
+        build(MLP, tmp_path, {"x": "8x4"}, time_limit=0.01)
+    assert raised.value.cause is Cause.TIMED_OUT
+    assert files(tmp_path) == []
+
+
+def test_a_memory_limit_stops_the_build_and_leaves_no_file(tmp_path):
+    big = ir.from_onnx_text(MLP)
+    array = np.zeros((4, 8 * 2**20), np.float32)  # 128 MiB
+    big.graph.initializers["w"].const_value = ir.tensor(array)
+    big.graph.outputs[0].shape = ir.Shape(["N", array.shape[1]])
+    with pytest.raises(WorkerFailure, match="its limit is 100MiB") as raised:
+        build(big, tmp_path, {"x": "8x4"}, memory_limit=ByteSize("100MiB"))
+    assert raised.value.cause is Cause.OUT_OF_MEMORY
+    assert not [name for name in files(tmp_path) if not name.startswith("logs/")]
+
+
+PLUGIN_NODE = """
+<ir_version: 10, opset_import: ["" : 21, "acme" : 1]>
+g (float[2,4] x) => (float[2,4] y) { [swirl] y = acme.Swirl (x) }
+"""
+
+
+def test_tensorrt_aborts_on_a_plugin_node_without_our_library_path_and_we_name_it(tmp_path):
+    """TensorRT-RTX 1.7.1 does this by itself; a crash in it must never be one of ours."""
+    job = plugin_job(tmp_path)
+    with Worker() as worker, pytest.raises(WorkerFailure, match="died from SIGABRT") as raised:
+        worker.call(job)
+    assert raised.value.cause is Cause.CRASHED
+
+
+def test_with_our_library_path_tensorrt_takes_the_plugin_node(tmp_path):
+    with Worker(environment=library.find().variables()) as worker:
+        assert worker.call(plugin_job(tmp_path)) == {"layers": ["PLUGIN_V3"]}
+
+
+def plugin_job(folder: Path) -> Job:
+    model = folder / "swirl.onnx"
+    ir.save(ir.from_onnx_text(PLUGIN_NODE), model)
+    return Job("tensorrt_jobs:parse_with_plugin", {"model": str(model)}, "it", folder / "log")
+
+
+# --- checking without a build ------------------------------------------------------------------
+
+
+def test_a_check_finds_every_refused_node_and_what_to_do():
+    found = findings(ir.from_onnx_text(UNKNOWN_OPERATORS))
+    assert [(each.node, each.op, each.code) for each in found] == [
+        ("first", "Swirl", "INVALID_NODE"),
+        ("second", "Twirl", "INVALID_NODE"),
+    ]
+    assert all("no such operator" in each.remedy for each in found)
+    assert str(found[0]).startswith("node 'first' (Swirl): ")
+
+
+def test_a_check_of_a_good_model_finds_nothing():
+    assert findings(ir.from_onnx_text(MLP)) == []
+
+
+def test_a_check_also_finds_types_and_disguises():
+    types = findings(ir.from_onnx_text(FP8), targets=[read_target("sm_75")])
+    assert ["does not build for sm_75" in each.text for each in types] == [True]
+    assert "standard operator" in findings(ir.from_onnx_text(DISGUISED))[0].text
+
+
+def test_a_crash_of_the_parser_is_a_finding(monkeypatch):
+    def crashing(function: str, *facts: object, **limits: object) -> Job:
+        return Job("worker_jobs:abort", *facts, **limits)
+
+    monkeypatch.setattr("trtforge_plugins.tensorrt.check.Job", crashing)
+    found = findings(ir.from_onnx_text(MLP))
+    assert [each.code for each in found] == ["crashed"]
+    assert "died from SIGABRT" in found[0].text
+
+
+# --- what is installed -------------------------------------------------------------------------
+
+
+def test_the_environment_names_library_and_gpu(monkeypatch):
+    assert TensorRT().environment() == {
+        "tensorrt": f"TensorRT-RTX {library.find().version}",
+        "gpu": "none" if gpu.current() is None else TensorRT().environment()["gpu"],
+    }
+    monkeypatch.setattr(gpu, "current", lambda: gpu.Gpu("NVIDIA L4", 89, "CUDA 13.0"))
+    assert TensorRT().environment()["gpu"] == "NVIDIA L4, sm_89, CUDA 13.0"
+
+
+def test_without_a_gpu_and_targets_nothing_can_be_built(tmp_path, monkeypatch):
+    monkeypatch.setattr(gpu, "current", lambda: None)
+    with pytest.raises(EnvironmentLacks, match="there is none") as raised:
+        build(MLP, tmp_path, {"x": "8x4"}, targets=[])
+    assert raised.value.exit_code is ExitCode.ENVIRONMENT_LACKS
+    assert "targets: [sm_86, sm_89]" in raised.value.remedy
+
+
+def test_without_targets_the_gpu_of_the_machine_is_the_target(tmp_path, monkeypatch):
+    monkeypatch.setattr(gpu, "current", lambda: gpu.Gpu("NVIDIA L4", 89, ""))
+    assert build(MLP, tmp_path, {"x": "8x4"}, targets=[]).targets == ("sm_89",)
+
+
+@pytest.mark.parametrize(
+    ("compatibility", "asked", "problem"),
+    [
+        ("none", ["sm_89"], None),
+        ("none", ["sm_86", "sm_89"], "not for sm_86"),
+        ("ampere_plus", ["sm_86", "sm_120"], None),
+        ("ampere_plus", ["sm_75"], "not for sm_75"),
+        ("same_compute_capability", ["sm_120"], "not for sm_120"),
+    ],
+)
+def test_tensorrt_itself_builds_for_the_gpu_here(monkeypatch, compatibility, asked, problem):
+    monkeypatch.setattr(gpu, "current", lambda: gpu.Gpu("NVIDIA L4", 89, ""))
+    step = TensorRT(hardware_compatibility=compatibility)
+    targets = [read_target(name) for name in asked]
+    ten = library.Library("tensorrt", "10.16.1.11")
+    if problem is None:
+        assert step._targets(ten, targets) == tuple(targets)
+    else:
+        with pytest.raises(RequestError, match=problem):
+            step._targets(ten, targets)
+
+
+def test_a_missing_tensorrt_is_named_with_the_line_that_installs_it(monkeypatch):
+    with pytest.raises(EnvironmentLacks, match="pip install tensorrt") as raised:
+        library.find("tensorrt")
+    assert raised.value.exit_code is ExitCode.ENVIRONMENT_LACKS
+    monkeypatch.setattr(library, "find_spec", lambda name: None)
+    with pytest.raises(EnvironmentLacks, match=r"pip install 'trtforge\[cu13\]'"):
+        library.find()
+    assert TensorRT().environment()["tensorrt"] == "none"
+    with pytest.raises(EnvironmentLacks):
+        TensorRT().warm_up()
+
+
+def test_the_library_link_is_made_once_and_mended(tmp_path, monkeypatch):
+    monkeypatch.setenv("TRTFORGE_CACHE", str(tmp_path))
+    monkeypatch.setenv("LD_LIBRARY_PATH", "/elsewhere")
+    folder, _, rest = library.find().variables()["LD_LIBRARY_PATH"].partition(os.pathsep)
+    link = Path(folder) / "libtensorrt_rtx.so"
+    assert link.resolve().name == "libtensorrt_rtx.so.1"
+    assert rest == "/elsewhere"
+    link.unlink()
+    link.symlink_to("/nowhere")
+    library.find().variables()
+    assert link.resolve().name == "libtensorrt_rtx.so.1"
+
+
+def test_importing_the_step_imports_no_tensorrt():
+    script = (
+        "import trtforge_plugins.tensorrt.backend, sys, json; print(json.dumps([*sys.modules]))"
+    )
+    out = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert not {"tensorrt", "tensorrt_rtx", "cupy"} & set(json.loads(out.stdout))
