@@ -82,6 +82,7 @@ class UpgradeOpset(Pass):
             proto = ir.serde.serialize_model(model)
         try:
             converted = onnx.version_converter.convert_version(proto, self.to)
+            _drop_new_facts(converted.graph, proto.graph)
             fresh = ir.from_proto(converted)
         except (RuntimeError, ValueError, onnx.shape_inference.InferenceError) as error:
             return f"the converter refuses: {str(error).splitlines()[0]}"
@@ -124,6 +125,14 @@ class _LeftOut:
             return self._tensors.get(key, tensor)
 
         exchange(model, find)
+
+
+def _drop_new_facts(graph: onnx.GraphProto, before: onnx.GraphProto) -> None:
+    """Remove the shapes that the converter infers on its way, with made-up names in them."""
+    known = {info.name for info in before.value_info}
+    kept = [info for info in graph.value_info if info.name in known]
+    del graph.value_info[:]
+    graph.value_info.extend(kept)
 
 
 def _keep_interface(graph: ir.Graph, fresh: ir.Graph) -> None:
