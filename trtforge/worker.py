@@ -240,7 +240,7 @@ class Worker:
 
 def resident_memory(pid: int) -> int:
     """Return the resident memory of a process and all processes below it, in bytes."""
-    import psutil  # type: ignore[import-untyped]  # it ships no types
+    import psutil
 
     total = 0
     with suppress(psutil.NoSuchProcess):

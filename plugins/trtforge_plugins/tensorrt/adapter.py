@@ -13,10 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from trtforge import BuildError, EnvironmentLacks, Progress, RequestError
-
-from .events import Listener
-from .order import BuildOrder, Profile
-from .profiles import NetworkInput
+from trtforge_plugins.tensorrt.events import Listener
+from trtforge_plugins.tensorrt.order import BuildOrder, Profile
+from trtforge_plugins.tensorrt.profiles import NetworkInput
 
 
 def load(flavor: str) -> Any:

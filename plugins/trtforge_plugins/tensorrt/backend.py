@@ -28,13 +28,12 @@ from trtforge import (
 )
 from trtforge.targets import KNOWN
 from trtforge.worker import Job, Worker
-
-from . import gpu
-from .diagnosis import find as find_known
-from .diagnosis import listed, sentence
-from .library import Library, find, installed
-from .model_checks import check_types, prepared
-from .order import BuildOrder, Profile
+from trtforge_plugins.tensorrt import gpu
+from trtforge_plugins.tensorrt.diagnosis import find as find_known
+from trtforge_plugins.tensorrt.diagnosis import listed, sentence
+from trtforge_plugins.tensorrt.library import Library, find, installed
+from trtforge_plugins.tensorrt.model_checks import check_types, prepared
+from trtforge_plugins.tensorrt.order import BuildOrder, Profile
 
 Level = Literal[0, 1, 2, 3, 4, 5]
 

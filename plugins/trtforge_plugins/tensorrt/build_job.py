@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from trtforge import BuildError, Progress
-
-from . import adapter
-from .diagnosis import failure
-from .events import Listener
-from .order import BuildOrder, Order
-from .profiles import check_profiles
+from trtforge_plugins.tensorrt import adapter
+from trtforge_plugins.tensorrt.diagnosis import failure
+from trtforge_plugins.tensorrt.events import Listener
+from trtforge_plugins.tensorrt.order import BuildOrder, Order
+from trtforge_plugins.tensorrt.profiles import check_profiles
 
 _PEAK = "VmHWM:"
 

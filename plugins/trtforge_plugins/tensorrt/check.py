@@ -12,12 +12,11 @@ import onnx_ir as ir
 
 from trtforge import BuildError, RequestError, Target, TrtforgeError, model_file
 from trtforge.worker import Job, Worker, WorkerFailure
-
-from .diagnosis import find as find_known
-from .diagnosis import sentence
-from .library import find
-from .model_checks import check_types, prepared
-from .order import Order
+from trtforge_plugins.tensorrt.diagnosis import find as find_known
+from trtforge_plugins.tensorrt.diagnosis import sentence
+from trtforge_plugins.tensorrt.library import find
+from trtforge_plugins.tensorrt.model_checks import check_types, prepared
+from trtforge_plugins.tensorrt.order import Order
 
 TIME_LIMIT = 600.0
 

@@ -10,8 +10,7 @@ from dataclasses import dataclass
 
 from trtforge import RequestError
 from trtforge.errors import did_you_mean
-
-from .order import Profile, Triple
+from trtforge_plugins.tensorrt.order import Profile, Triple
 
 
 @dataclass(frozen=True)
