@@ -194,6 +194,17 @@ def test_what_is_left_out_says_why():
     assert ctx.get(Quantized).nodes == ("kept",)
 
 
+def test_fp8_leaves_large_kernels_out():
+    """TensorRT builds them, but in float16."""
+    text = models.CONV_RELU.replace("32,16,3,3", "32,16,7,7").replace("[3,3]", "[7,7]")
+    wide = text.replace("pads=[1,1,1,1]", "pads=[3,3,3,3]")
+    assert quantized(wide).get(Quantized).nodes == ("conv",)
+    ctx = calibrated(models.parse(wide))
+    with pytest.raises(StepError, match="no node"):
+        InsertQDQ(dtype="float8e4m3fn").run(ctx)
+    assert "larger than 32" in notes(ctx)["conv"]
+
+
 def test_an_old_opset_is_refused_with_the_remedy():
     old = models.MLP.replace('"" : 21', '"" : 17')
     assert quantized(old).get(Quantized).nodes == ("up", "down")

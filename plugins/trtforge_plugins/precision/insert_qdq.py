@@ -58,7 +58,7 @@ class InsertQDQ(Pass):
                 f"{self.dtype} Q/DQ needs opset {target.opset}; the model has {opset(model)}",
                 remedy=f"put upgrade-opset before insert-qdq (to {max(target.opset, 21)})",
             )
-        placement = place(model, self.skip)
+        placement = place(model, self.skip, self.dtype)
         for node, reason in placement.refused:
             ctx.note(label(node), reason)
         for pattern in placement.unmatched:
@@ -80,7 +80,12 @@ class InsertQDQ(Pass):
 
 
 def _complain_without_ranges(placement: Placement, done: list[Point]) -> None:
-    if placement.points and not done:
+    if not placement.points:
+        raise StepError(
+            "the model has no node to quantize",
+            remedy="the notes say why each Conv, Gemm and MatMul was left out",
+        )
+    if not done:
         raise StepError(
             f"none of the {len(placement.points)} nodes to quantize has a usable range",
             remedy="calibrate after the steps that rename or replace tensors, on data that fits",

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from math import prod
 from types import MappingProxyType
 
 import onnx_ir as ir
@@ -19,6 +20,8 @@ from trtforge.graph import constant, graphs, is_op, label
 
 MIN_CHANNELS = 16
 """Matrix products with a smaller side than this gain nothing from 8-bit tensor cores."""
+MAX_FP8_KERNEL = 32
+"""Kernel positions of an FP8 convolution (TensorRT release notes, known limitations): 5x5 fits."""
 
 
 @dataclass(frozen=True)
@@ -66,12 +69,13 @@ class Placement:
         return tuple(dict.fromkeys(point.tensor for point in self.points))
 
 
-def place(model: ir.Model, skip: Sequence[str] = ()) -> Placement:
+def place(model: ir.Model, skip: Sequence[str] = (), dtype: str = "int8") -> Placement:
     """Decide which inputs of which nodes are quantized.
 
     Args:
         model: The model; it is only read.
         skip: Glob patterns of node names or operators to leave alone.
+        dtype: ``int8``, whose placement holds all others, or ``float8e4m3fn``.
     """
     points: list[Point] = []
     refused: list[tuple[ir.Node, str]] = []
@@ -85,6 +89,8 @@ def place(model: ir.Model, skip: Sequence[str] = ()) -> Placement:
             answer = "it is inside a subgraph or function, where no range is measured"
         else:
             answer = _RULES[node.op_type](node)
+        if isinstance(answer, Point) and dtype == "float8e4m3fn" and _is_wide(answer):
+            answer = f"its kernel is larger than {MAX_FP8_KERNEL}: TensorRT would run it in float"
         if isinstance(answer, str):
             refused.append((node, answer))
         else:
@@ -117,6 +123,11 @@ def _gemm(node: ir.Node) -> Point | str:
 
 def _matmul(node: ir.Node) -> Point | str:
     return _weighted(node, "matrix-product", axis=1)
+
+
+def _is_wide(point: Point) -> bool:
+    weight = constant(point.constant)
+    return weight is not None and prod(weight.shape[2:]) > MAX_FP8_KERNEL
 
 
 def _conv_transpose(_: ir.Node) -> Point | str:
