@@ -18,13 +18,13 @@ RECIPES = Path(__file__).parent / "recipes"
 @hookimpl
 def trtforge_components() -> Iterable[Component]:
     """Offer every step and recipe of this package."""
-    from trtforge_plugins import clean, importers, precision, tensorrt
+    from trtforge_plugins import clean, convert, importers, precision, tensorrt
     from trtforge_plugins.engine_layers import ReadLayers
     from trtforge_plugins.fuse_bias_gelu import FuseBiasGelu
     from trtforge_plugins.prove_precision import ProvePrecision
     from trtforge_plugins.verify import Verify
 
-    packages = (importers, clean, precision, tensorrt)
+    packages = (importers, clean, convert, precision, tensorrt)
     return [
         *(getattr(package, name) for package in packages for name in package.__all__),
         FuseBiasGelu,

@@ -1,0 +1,94 @@
+"""The step ``make-convertible``."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import onnx_ir as ir
+
+from trtforge import Context, Pass
+from trtforge.graph import graphs, label, opset
+from trtforge_plugins.convert.builder import Builder
+from trtforge_plugins.convert.rule import Refusal
+from trtforge_plugins.convert.rules import rules_by_op
+
+MAX_DEPTH = 16
+"""How often the result of a rewrite may be rewritten again; more is a rule that feeds itself."""
+
+
+@dataclass(frozen=True)
+class MakeConvertible(Pass):
+    """Rewrite nodes that TensorRT does not take into nodes that it takes, with equal outputs.
+
+    What no rule can rewrite is left as it is, with the reason in the notes. Run infer-shapes before
+    it: rules need types and ranks.
+    """
+
+    name: ClassVar[str] = "make-convertible"
+
+    def rewrite(self, model: ir.Model, ctx: Context) -> int:
+        """Apply the rules in all graphs and functions; return the number of nodes rewritten."""
+        version = opset(model)
+        applied: Counter[str] = Counter()
+        for graph in list(graphs(model)):
+            todo = [(node, 0) for node in reversed(list(graph))]
+            while todo:
+                node, depth = todo.pop()
+                new = _rewrite(node, version, depth, ctx, applied)
+                todo += [(made, depth + 1) for made in reversed(new)]
+        for name, count in sorted(applied.items()):
+            ctx.note("", f"rule {name}: {count} nodes")
+        return applied.total()
+
+
+def _rewrite(
+    node: ir.Node, version: int, depth: int, ctx: Context, applied: Counter[str]
+) -> Sequence[ir.Node]:
+    """Rewrite one node by the first rule that answers; return the new nodes."""
+    domain = "" if node.domain == "ai.onnx" else node.domain
+    for rule in rules_by_op().get((domain, node.op_type), ()):
+        build = Builder(node, version, rule.name)
+        answer = rule.rewrite(node, build)
+        if answer is None:
+            continue
+        if isinstance(answer, Refusal):
+            ctx.note(label(node), f"{rule.name}: left alone: {answer.reason}")
+            continue
+        if depth >= MAX_DEPTH:
+            ctx.note(label(node), f"{rule.name}: left alone: it was rewritten {depth} times")
+            return ()
+        _put(node, answer, build)
+        applied[rule.name] += 1
+        return build.nodes
+    return ()
+
+
+def _put(node: ir.Node, answer: Sequence[ir.Value | None], build: Builder) -> None:
+    """Put the new nodes in the place of ``node``; names of results and metadata are kept."""
+    graph = node.graph
+    assert graph is not None  # noqa: S101  # it came from a graph
+    made = {id(value) for new in build.nodes for value in new.outputs}
+    values = [
+        build.op("Identity", value) if value is not None and id(value) not in made else value
+        for value in answer
+    ]
+    graph.insert_before(node, build.nodes)
+    for new in build.nodes:
+        for key, text in node.metadata_props.items():
+            new.metadata_props.setdefault(key, text)
+    for old, value in zip(node.outputs, values, strict=True):
+        if value is None:
+            continue
+        name, outputs = old.name, graph.outputs
+        for index, output in enumerate(outputs):
+            if output is old:
+                outputs[index] = value
+        ir.convenience.replace_all_uses_with(old, value)
+        old.name = None
+        value.name = name
+        value.type = old.type or value.type
+        value.shape = old.shape or value.shape
+    graph.remove(node, safe=True)

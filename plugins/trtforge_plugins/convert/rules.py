@@ -1,0 +1,25 @@
+"""The rules that make-convertible applies, in one list. The first that answers for a node wins."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+
+from trtforge_plugins.convert.own_body import OwnBody
+from trtforge_plugins.convert.rule import Rule
+
+
+def all_rules() -> tuple[Rule, ...]:
+    """Return every rule."""
+    return (OwnBody(),)
+
+
+@cache
+def rules_by_op() -> Mapping[tuple[str, str], tuple[Rule, ...]]:
+    """Return the rules by domain and operator."""
+    table: dict[tuple[str, str], list[Rule]] = {}
+    for rule in all_rules():
+        for op in rule.ops:
+            domain, _, op_type = op.rpartition("::")
+            table.setdefault((domain, op_type), []).append(rule)
+    return {key: tuple(rules) for key, rules in table.items()}
