@@ -26,10 +26,14 @@ BATCH = 64
 
 
 class ConvNorm(nn.Sequential):
-    """A 3x3 convolution without bias, and BatchNorm."""
+    """A 3x3 convolution and BatchNorm.
+
+    The convolution has a bias, although BatchNorm makes it superfluous: without one, torch's plain
+    export computes a bias of zeros at run time, which is no typical model.
+    """
 
     def __init__(self, inner: int, outer: int, stride: int = 1) -> None:
-        super().__init__(nn.Conv2d(inner, outer, 3, stride, 1, bias=False), nn.BatchNorm2d(outer))
+        super().__init__(nn.Conv2d(inner, outer, 3, stride, 1), nn.BatchNorm2d(outer))
 
 
 class Digits(nn.Module):
