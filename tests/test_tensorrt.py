@@ -16,7 +16,6 @@ import onnx_ir as ir
 import pytest
 from trtforge_plugins.tensorrt import gpu, library
 from trtforge_plugins.tensorrt.backend import TensorRT
-from trtforge_plugins.tensorrt.check import findings
 
 from trtforge import (
     BuildError,
@@ -131,6 +130,18 @@ def test_the_model_stays_as_it_is(tmp_path):
     assert ir.to_onnx_text(ctx.model) == before
 
 
+def test_weights_that_are_handed_over_in_a_data_file_are_in_the_engine(tmp_path):
+    wide = ir.from_onnx_text(MLP)
+    weights = np.random.default_rng(0).standard_normal((4, 65_536), np.float32)
+    wide.graph.initializers["w"].const_value = ir.tensor(weights)
+    wide.graph.initializers["w"].shape = ir.Shape(weights.shape)
+    wide.graph.outputs[0].shape = ir.Shape(["N", weights.shape[1]])
+    engine = build(wide, tmp_path, {"x": "8x4"})
+    assert engine.memory.weights >= weights.nbytes
+    first_row = weights[0, :16].tobytes()
+    assert first_row in engine.path.read_bytes()
+
+
 def test_two_profiles_are_both_in_the_engine(tmp_path):
     one = build(MLP, tmp_path / "one", {"x": "1x4:8x4:32x4"})
     two = build(MLP, tmp_path / "two", {"x": "1x4:8x4:32x4"}, {"x": "64x4:128x4:256x4"})
@@ -173,7 +184,7 @@ def test_all_refused_nodes_are_named_and_noted(tmp_path):
         TensorRT().run(ctx)
     assert "node 'first' (Swirl): " in str(raised.value)
     assert "node 'second' (Twirl): " in str(raised.value)
-    assert "no such operator" in raised.value.remedy
+    assert "make-convertible" in raised.value.remedy
     assert [note.node for note in ctx.notes] == ["first", "second"]
     assert raised.value.exit_code is ExitCode.STEP_FAILED
     assert files(tmp_path) == ["logs/tensorrt.log"]
@@ -321,7 +332,7 @@ def test_a_time_limit_stops_the_build_and_leaves_no_file(tmp_path):
     with pytest.raises(WorkerFailure, match=r"did not end within 0\.01 seconds") as raised:
         build(MLP, tmp_path, {"x": "8x4"}, time_limit=0.01)
     assert raised.value.cause is Cause.TIMED_OUT
-    assert files(tmp_path) == []
+    assert not [name for name in files(tmp_path) if not name.startswith("logs/")]
 
 
 def test_a_memory_limit_stops_the_build_and_leaves_no_file(tmp_path):
@@ -363,34 +374,43 @@ def plugin_job(folder: Path) -> Job:
 # --- checking without a build ------------------------------------------------------------------
 
 
-def test_a_check_finds_every_refused_node_and_what_to_do():
-    found = findings(ir.from_onnx_text(UNKNOWN_OPERATORS))
-    assert [(each.node, each.op, each.code) for each in found] == [
-        ("first", "Swirl", "INVALID_NODE"),
-        ("second", "Twirl", "INVALID_NODE"),
-    ]
-    assert all("no such operator" in each.remedy for each in found)
-    assert str(found[0]).startswith("node 'first' (Swirl): ")
+def examine(model, folder, targets=()):
+    ctx = context(model, folder, targets=targets)
+    diagnosis = TensorRT().examine(ctx.model, ctx)
+    assert diagnosis.backend == f"tensorrt_rtx {library.find().version}"
+    assert files(folder) in ([], ["logs/tensorrt.log"])
+    return diagnosis.findings
 
 
-def test_a_check_of_a_good_model_finds_nothing():
-    assert findings(ir.from_onnx_text(MLP)) == []
+def test_an_examination_finds_every_refused_node_and_what_to_do(tmp_path):
+    first, second = examine(UNKNOWN_OPERATORS, tmp_path)
+    assert (first.code, first.node, first.op) == ("no-such-operator", "first", "Swirl")
+    assert first.cause == "TensorRT has no operator Swirl"
+    assert "Plugin not found" in first.evidence
+    assert "make-convertible" in first.remedy
+    assert second.node == "second"
 
 
-def test_a_check_also_finds_types_and_disguises():
-    types = findings(ir.from_onnx_text(FP8), targets=[read_target("sm_75")])
-    assert ["does not build for sm_75" in each.text for each in types] == [True]
-    assert "standard operator" in findings(ir.from_onnx_text(DISGUISED))[0].text
+def test_an_examination_of_a_good_model_finds_nothing_and_needs_no_shapes(tmp_path):
+    assert examine(MLP, tmp_path) == ()
 
 
-def test_a_crash_of_the_parser_is_a_finding(monkeypatch):
+def test_an_examination_also_finds_types_and_disguises(tmp_path):
+    (types,) = examine(FP8, tmp_path, targets=["sm_75"])
+    assert types.code == "type-of-target"
+    assert "does not build for sm_75" in types.cause
+    assert [each.code for each in examine(DISGUISED, tmp_path)] == ["misread-model"]
+
+
+def test_a_crash_of_the_parser_is_a_finding(tmp_path, monkeypatch):
     def crashing(function: str, *facts: object, **limits: object) -> Job:
         return Job("worker_jobs:abort", *facts, **limits)
 
-    monkeypatch.setattr("trtforge_plugins.tensorrt.check.Job", crashing)
-    found = findings(ir.from_onnx_text(MLP))
-    assert [each.code for each in found] == ["crashed"]
-    assert "died from SIGABRT" in found[0].text
+    monkeypatch.setattr("trtforge_plugins.tensorrt.backend.Job", crashing)
+    (crash,) = examine(MLP, tmp_path)
+    assert crash.code == "parser-crashed"
+    assert "the parse by TensorRT-RTX" in crash.cause
+    assert "died from SIGABRT" in crash.cause
 
 
 # --- what is installed -------------------------------------------------------------------------

@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import onnx_ir as ir
 
@@ -26,14 +26,16 @@ from trtforge import (
     Target,
     model_file,
 )
+from trtforge.diagnosis import Diagnosis
 from trtforge.targets import KNOWN
 from trtforge.worker import Job, Worker
 from trtforge_plugins.tensorrt import gpu
-from trtforge_plugins.tensorrt.diagnosis import find as find_known
-from trtforge_plugins.tensorrt.diagnosis import listed, sentence
+from trtforge_plugins.tensorrt.examination import findings
+from trtforge_plugins.tensorrt.known_failures import find as find_known
+from trtforge_plugins.tensorrt.known_failures import listed, remedies, sentence
 from trtforge_plugins.tensorrt.library import Library, find, installed
 from trtforge_plugins.tensorrt.model_checks import check_types, prepared
-from trtforge_plugins.tensorrt.order import BuildOrder, Profile
+from trtforge_plugins.tensorrt.order import BuildOrder, Order, Profile
 
 Level = Literal[0, 1, 2, 3, 4, 5]
 
@@ -74,7 +76,7 @@ class TensorRT(Backend):
     """File that keeps kernel timings from build to build; TensorRT-RTX keeps none."""
     file: str = ""
     """Name of the engine file in the run folder's engines/; empty: the model's name."""
-    time_limit: float = field(default=4 * 3600.0)
+    time_limit: float = 4 * 3600.0
     """Seconds after which the build is stopped."""
     memory_limit: ByteSize | None = None
     """Largest memory of the build process; left out: no limit."""
@@ -114,17 +116,7 @@ class TensorRT(Backend):
         check_types(ready, targets)
         with tempfile.TemporaryDirectory(prefix=".tensorrt-", dir=ctx.workdir) as scratch:
             order = self._order(library, targets, ctx, Path(scratch))
-            # Weights in a file of their own are mapped by TensorRT instead of parsed and copied.
-            model_file.save(ready, order.model, external_over=0)
-            job = Job(
-                f"{__package__}.build_job:build",
-                asdict(order),
-                f"the build by {library.title}",
-                log=ctx.path("logs", "tensorrt.log"),
-                time_limit=self.time_limit,
-                memory_limit=self.memory_limit,
-            )
-            answer = self._worker.call(job, _Labelled(ctx.progress))
+            answer = self._call("build", order, ready, ctx, library)
             if answer["refused"]:
                 raise _refusal(answer["refused"], library, ctx)
             layers = place.with_suffix(".layers.txt")
@@ -144,6 +136,41 @@ class TensorRT(Backend):
             layer_dump=layers if answer["has_layers"] else None,
             events=tuple(answer["events"]),
         )
+
+    def examine(self, model: ir.Model, ctx: Context) -> Diagnosis:
+        """Return what TensorRT's parser refuses of ``model``, without building.
+
+        Raises:
+            EnvironmentLacks: TensorRT is not installed or does not load.
+        """
+        library = find(self.flavor)
+
+        def parse(ready: ir.Model) -> Sequence[Mapping[str, Any]]:
+            with tempfile.TemporaryDirectory(prefix=".tensorrt-", dir=ctx.workdir) as scratch:
+                order = Order(library.flavor, str(Path(scratch) / "model.onnx"))
+                return list(self._call("parse", order, ready, ctx, library)["refused"])
+
+        return Diagnosis(
+            model=ctx.request.source,
+            backend=f"{library.flavor} {library.version}",
+            findings=tuple(findings(model, ctx.request.targets, parse)),
+        )
+
+    def _call(
+        self, function: str, order: Order, model: ir.Model, ctx: Context, library: Library
+    ) -> dict[str, Any]:
+        """Write the model where ``order`` says and have a function of the build job do it."""
+        # Weights in a file of their own are mapped by TensorRT instead of parsed and copied.
+        model_file.save(model, order.model, external_over=0)
+        job = Job(
+            f"{__package__}.build_job:{function}",
+            asdict(order),
+            f"the {function} by {library.title}",
+            log=ctx.path("logs", "tensorrt.log"),
+            time_limit=self.time_limit,
+            memory_limit=self.memory_limit,
+        )
+        return self._worker.call(job, _Labelled(ctx.progress))
 
     @cached_property
     def _worker(self) -> Worker:
@@ -246,8 +273,7 @@ def _refusal(refused: Sequence[Mapping[str, str]], library: Library, ctx: Contex
     """Note every refused node and return the error that lists all of them."""
     for each in refused:
         ctx.note(each["node"], each["text"])
-    remedy = "; ".join(known.remedy for known in find_known(each["text"] for each in refused))
     return BuildError(
         f"{library.title} refuses the model{listed([sentence(each) for each in refused])}",
-        remedy=remedy,
+        remedy=remedies(find_known(each["text"] for each in refused)),
     )

@@ -10,8 +10,8 @@ from typing import Any
 
 from trtforge import BuildError, Progress
 from trtforge_plugins.tensorrt import adapter
-from trtforge_plugins.tensorrt.diagnosis import failure
 from trtforge_plugins.tensorrt.events import Listener
+from trtforge_plugins.tensorrt.known_failures import failure
 from trtforge_plugins.tensorrt.order import BuildOrder, Order
 from trtforge_plugins.tensorrt.profiles import check_profiles
 

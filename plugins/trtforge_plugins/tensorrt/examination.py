@@ -1,0 +1,60 @@
+"""Will TensorRT take this model? Parses it without building, and names every refused node."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import onnx_ir as ir
+
+from trtforge import BuildError, RequestError, Target, TrtforgeError
+from trtforge.diagnosis import Finding
+from trtforge.worker import WorkerFailure
+from trtforge_plugins.tensorrt.known_failures import evidence
+from trtforge_plugins.tensorrt.known_failures import find as find_known
+from trtforge_plugins.tensorrt.model_checks import check_types, prepared
+
+Parse = Callable[[ir.Model], Sequence[Mapping[str, Any]]]
+"""Parses a model and returns the refused nodes (see ``adapter.Session.parse``)."""
+
+
+def findings(model: ir.Model, targets: Sequence[Target], parse: Parse) -> Iterator[Finding]:
+    """Yield every reason for which TensorRT refuses ``model``; a crash of its parser is one.
+
+    Args:
+        model: Stays as it is.
+        targets: GPUs whose types the model must keep to.
+        parse: Asks TensorRT.
+    """
+    try:
+        ready = prepared(model)
+    except (BuildError, RequestError) as error:
+        yield _of_model("misread-model", error)
+        return
+    try:
+        check_types(ready, targets)
+    except RequestError as error:
+        yield _of_model("type-of-target", error)
+    try:
+        refused = parse(ready)
+    except WorkerFailure as error:
+        yield _of_model(f"parser-{error.cause.value}", error)
+        return
+    for each in refused:
+        yield _of_node(each)
+
+
+def _of_node(refused: Mapping[str, Any]) -> Finding:
+    known = next(iter(find_known([refused["text"]])), None)
+    return Finding(
+        code=known.code if known else refused["code"].lower().replace("_", "-") or "refused",
+        node=refused["node"],
+        op=refused["op"],
+        cause=known.cause.format(op=refused["op"]) if known else refused["text"],
+        evidence=evidence(refused),
+        remedy=known.remedy if known else "",
+    )
+
+
+def _of_model(code: str, error: TrtforgeError) -> Finding:
+    return Finding(code, node="", op="", cause=error.what, remedy=error.remedy)
