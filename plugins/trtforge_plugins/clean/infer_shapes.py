@@ -11,7 +11,7 @@ import onnx_ir as ir
 from trtforge import Context, Pass, StepError
 from trtforge.weights import exchanged
 from trtforge_plugins.clean.bodies import bodies
-from trtforge_plugins.clean.reshape_dims import Dim, is_generated, solve
+from trtforge_plugins.clean.open_dims import Dim, is_generated, solve
 
 if TYPE_CHECKING:
     import onnx

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     pass
 
 
+if TYPE_CHECKING:
+    import onnx
+
 _SAME_DB = 40.0
 """Signal to noise ratio that float16 rounding keeps, and that no changed meaning reaches."""
 
