@@ -147,7 +147,8 @@ def test_relu_takes_the_rounding_over_so_that_it_still_fuses():
 
 
 def test_interface_names_and_the_model_itself_stay():
-    model = ir.from_proto(OVERFLOWS)
+    typed = onnx.shape_inference.infer_shapes(OVERFLOWS)  # a clone shares these inferred types
+    model = ir.from_proto(typed)
     before = ir.to_proto(model).SerializeToString()
     wide = round_explicitly(model)
     assert [v.name for v in wide.graph.outputs] == ["y"]

@@ -105,7 +105,7 @@ class _Widening:
             if value.is_initializer() or (self.is_main and value.dtype == ir.DataType.FLOAT16):
                 self._widen_before(first, value)
             elif value.dtype in HALF:
-                value.dtype = FLOAT
+                value.type = ir.TensorType(FLOAT)  # a new one: a clone shares its types
 
     def _widen_before(self, first: ir.Node | None, value: ir.Value) -> None:
         if value.dtype in HALF and first is not None:
@@ -125,7 +125,7 @@ class _Widening:
             dtype = value.dtype
             if dtype not in HALF or dtype is None:
                 continue
-            value.dtype = FLOAT
+            value.type = ir.TensorType(FLOAT)  # a new one: a clone shares its types
             if _must_round(node, value):
                 uses = list(value.uses())
                 rounded = self._cast(value, dtype)
