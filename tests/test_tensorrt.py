@@ -5,6 +5,7 @@ All tests need TensorRT-RTX; without it they fail, on purpose: nothing else prov
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
@@ -14,8 +15,9 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 import pytest
-from trtforge_plugins.tensorrt import gpu, library
-from trtforge_plugins.tensorrt.backend import TensorRT
+from trtforge_plugins.tensorrt import TensorRT, adapter, backend, gpu, library
+from trtforge_plugins.tensorrt.events import Listener
+from trtforge_plugins.tensorrt.order import BuildOrder
 
 from trtforge import (
     BuildError,
@@ -296,9 +298,38 @@ def test_a_timing_cache_is_left_alone_where_it_is_of_no_use(tmp_path):
     assert cache.read_bytes() == b"precious"
 
 
-def test_an_engine_file_outside_the_run_folder_is_refused(tmp_path):
+@pytest.mark.filterwarnings("ignore:Use Deprecated in TensorRT-RTX")  # it has no other way
+def test_a_damaged_timing_cache_is_refused_and_kept(tmp_path):
+    """TensorRT would start a new one in its place. RTX reads none, but complains alike."""
+    ctx = context(MLP, tmp_path, {"x": "8x4"})
+    cache = tmp_path / "timing.cache"
+    cache.write_bytes(b"no timing cache" * 100)
+    ir.save(ctx.model, tmp_path / "model.onnx")
+    session = adapter.Session(adapter.load("tensorrt_rtx"), Listener(io.StringIO()))
+    assert session.parse(tmp_path / "model.onnx") == []
+    order = BuildOrder("tensorrt_rtx", "", targets=[86], timing_cache=str(cache))
+    with pytest.raises(RequestError, match="damaged, or made by another"):
+        session.build(order, ctx.progress)
+
+
+def test_a_timing_cache_is_written_whole_and_only_where_it_can_be(tmp_path):
+    ctx = context(MLP, tmp_path)
+    ten = library.Library("tensorrt", "10.16.1.11")
+    step = TensorRT(timing_cache=tmp_path / "nowhere" / "timing.cache")
+    with pytest.raises(RequestError, match="is its folder there"):
+        step._timing_cache(ten, ctx)
+    place = tmp_path / "timing.cache"
+    assert TensorRT(timing_cache=place)._timing_cache(ten, ctx) == str(place)
+    (tmp_path / "new").write_bytes(b"timings")
+    backend._put_in_place(tmp_path / "new", place)
+    assert place.read_bytes() == b"timings"
+    assert files(tmp_path) == ["new", "timing.cache"]
+
+
+@pytest.mark.parametrize("name", ["../other.engine", "..", ".hidden", "a/b", "a\0b"])
+def test_an_engine_file_outside_the_run_folder_is_refused(tmp_path, name):
     with pytest.raises(RequestError, match="plain name"):
-        build(MLP, tmp_path, {"x": "8x4"}, file="../other.engine")
+        build(MLP, tmp_path, {"x": "8x4"}, file=name)
 
 
 def test_a_failed_build_leaves_the_earlier_engine(tmp_path):

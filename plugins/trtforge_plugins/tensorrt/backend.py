@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import secrets
+import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -122,9 +124,9 @@ class TensorRT(Backend):
             layers = place.with_suffix(".layers.txt")
             if answer["has_layers"]:
                 Path(order.layers).replace(layers)
-            if order.timing_cache is not None:
-                Path(order.timing_cache_out).replace(order.timing_cache)
             Path(order.engine).replace(place)
+            if order.timing_cache is not None:
+                _put_in_place(Path(order.timing_cache_out), Path(order.timing_cache))
         return Engine(
             path=place,
             flavor=library.flavor,
@@ -215,7 +217,12 @@ class TensorRT(Backend):
         if self.timing_cache is not None and library.flavor == "tensorrt_rtx":
             ctx.note("", f"{library.title} keeps no timings, so timing_cache is left alone")
             return None
-        return str(self.timing_cache.absolute()) if self.timing_cache is not None else None
+        if self.timing_cache is None:
+            return None
+        cache = self.timing_cache.absolute()
+        if not cache.parent.is_dir() or cache.is_dir():
+            raise RequestError(f"timing_cache: {cache} cannot be a file; is its folder there?")
+        return str(cache)
 
     def _targets(self, library: Library, asked: Sequence[Target]) -> tuple[Target, ...]:
         """Return the targets to build for: those asked for, or this machine's GPU."""
@@ -245,7 +252,7 @@ class TensorRT(Backend):
 
     def _file_name(self, ctx: Context) -> str:
         if self.file:
-            if Path(self.file).name != self.file:
+            if not re.fullmatch(r"\w[\w.+-]*", self.file):
                 raise RequestError(f"the option file is {self.file!r}; it must be a plain name")
             return self.file
         stem = re.sub(r"[^\w.-]+", "-", Path(ctx.request.source).stem).strip("-.")
@@ -260,6 +267,18 @@ class _Labelled:
 
     def update(self, label: str, done: int, total: int) -> None:
         self._progress.update(f"tensorrt: {label}", done, total)
+
+
+def _put_in_place(file: Path, place: Path) -> None:
+    """Copy ``file`` to ``place``, perhaps on another disk: whole, or not at all."""
+    scratch = place.with_name(f".{place.name}.{secrets.token_hex(4)}")
+    try:
+        shutil.copyfile(file, scratch)
+        scratch.replace(place)
+    except OSError as error:
+        raise RequestError(f"{place} cannot be written: {error.strerror}") from error
+    finally:
+        scratch.unlink(missing_ok=True)
 
 
 def _triples(profile: Mapping[str, ShapeRange]) -> Profile:
