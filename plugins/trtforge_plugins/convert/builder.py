@@ -87,6 +87,33 @@ class Builder:
         """Reshape to static ``dims``, with at most one -1 (and 0 for "as it was")."""
         return self.op("Reshape", value, list(dims))
 
+    def reduce(
+        self, op_type: str, value: ir.Value, axes: Sequence[int], *, keepdims: bool = True
+    ) -> ir.Value:
+        """Add ``ReduceSum`` and the like over constant ``axes``, by the form of the opset."""
+        since = 13 if op_type == "ReduceSum" else 18
+        if self.opset >= since:
+            return self.op(op_type, value, list(axes), keepdims=int(keepdims))
+        return self.op(op_type, value, axes=list(axes), keepdims=int(keepdims))
+
+    def unsqueeze(self, value: ir.Value, axes: Sequence[int]) -> ir.Value:
+        """Insert dimensions of 1 at ``axes``, counted in the result."""
+        if self.opset >= 13:
+            return self.op("Unsqueeze", value, list(axes))
+        return self.op("Unsqueeze", value, axes=list(axes))
+
+    def squeeze(self, value: ir.Value, axes: Sequence[int]) -> ir.Value:
+        """Remove the dimensions ``axes``, which are 1."""
+        if self.opset >= 13:
+            return self.op("Squeeze", value, list(axes))
+        return self.op("Squeeze", value, axes=list(axes))
+
+    def slice(self, value: ir.Value, axis: int, start: int, end: int, step: int = 1) -> ir.Value:
+        """Take a constant range of one axis, with the numbers of ONNX's Slice."""
+        if self.opset >= 10:
+            return self.op("Slice", value, [start], [end], [axis], [step])
+        return self.op("Slice", value, starts=[start], ends=[end], axes=[axis])
+
     def dims(self, value: ir.Value) -> ir.Value:
         """Return the run-time shape of ``value``: int64, one entry per dimension."""
         return self.op("Shape", value)

@@ -5,13 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import cache
 
+from trtforge_plugins.convert.axes import ReduceAxes, SqueezeAxes
 from trtforge_plugins.convert.own_body import OwnBody
 from trtforge_plugins.convert.rule import Rule
 
 
 def all_rules() -> tuple[Rule, ...]:
     """Return every rule."""
-    return (OwnBody(),)
+    return (
+        *(OwnBody(),),
+        *(ReduceAxes(), SqueezeAxes()),
+    )
 
 
 @cache

@@ -1,0 +1,136 @@
+"""Axes that are a run-time input: TensorRT wants constants, and the declared shapes name them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import combinations
+from typing import ClassVar
+
+import numpy as np
+import onnx_ir as ir
+
+from trtforge.graph import constant
+from trtforge_plugins.convert.builder import Builder, rank
+from trtforge_plugins.convert.facts import (
+    Dims,
+    attribute,
+    declared_size,
+    named_dims,
+    operand,
+    reshape_dims,
+)
+from trtforge_plugins.convert.rule import Refusal, Rule
+
+MAX_CANDIDATES = 6
+"""How many reductions are computed side by side where shapes leave a choice between axes."""
+
+
+class ReduceAxes(Rule):
+    """Take the axes of a reduction from the shapes that the model declares.
+
+    Where several choices of axes give the same shape, each is computed and the axes choose one of
+    the results at run time. Axes of size 1 need no decision: reducing them changes no value.
+    """
+
+    name: ClassVar[str] = "reduce-axes"
+    ops: ClassVar[tuple[str, ...]] = (
+        "ReduceL1",
+        "ReduceL2",
+        "ReduceLogSum",
+        "ReduceLogSumExp",
+        "ReduceMax",
+        "ReduceMean",
+        "ReduceMin",
+        "ReduceProd",
+        "ReduceSum",
+        "ReduceSumSquare",
+    )
+    concerns: ClassVar[str] = (
+        "TensorRT-RTX 1.7, TensorRT 10 and 11: Axis input must resolve to a build-time constant"
+    )
+    source: ClassVar[str] = "https://onnx.ai/onnx/operators/onnx__ReduceSum.html"
+
+    def rewrite(self, node: ir.Node, build: Builder) -> Sequence[ir.Value | None] | Refusal | None:
+        """Give the reduction constant axes."""
+        axes = operand(node, 1)
+        if axes is None or constant(axes) is not None:
+            return None
+        keep = int(attribute(node, "keepdims", 1))
+        noop = int(attribute(node, "noop_with_empty_axes", 0))
+        count = declared_size(axes)
+        if count == 0 and noop and node.op_type == "ReduceSum":
+            return [build.op("Identity", node.inputs[0])]
+        if count == 0:
+            return [self._reduce(node, build, None, keep, noop)]
+        before, after = named_dims(node.inputs[0]), named_dims(node.outputs[0])
+        if count is None or before is None or after is None:
+            return Refusal("its axes are a run-time input and the model declares no shapes")
+        candidates = _candidates(before, after, count, keep)
+        if not candidates or len(candidates) > MAX_CANDIDATES:
+            return Refusal(
+                "its axes are a run-time input and the shapes do not settle them; "
+                "make them a constant with freeze-inputs"
+            )
+        results = [self._reduce(node, build, each, keep, noop) for each in candidates]
+        return [_chosen(results, candidates, axes, len(before), build)]
+
+    def _reduce(
+        self, node: ir.Node, build: Builder, axes: Sequence[int] | None, keep: int, noop: int
+    ) -> ir.Value:
+        given = None if axes is None else list(axes)
+        return build.op(
+            node.op_type, node.inputs[0], given, keepdims=keep, noop_with_empty_axes=noop
+        )
+
+
+def _candidates(before: Dims, after: Dims, count: int, keep: int) -> list[tuple[int, ...]]:
+    """Return the axes that make ``after`` of ``before``, without those that differ by 1s only."""
+    if keep:
+        changed = [i for i, (old, new) in enumerate(zip(before, after, strict=True)) if old != new]
+        axes = changed or [i for i, dim in enumerate(before) if dim == 1][:1]
+        return [tuple(axes)] if axes and all(after[i] == 1 for i in changed) else []
+    found: dict[tuple[int, ...], tuple[int, ...]] = {}
+    for axes in combinations(range(len(before)), count):
+        if tuple(dim for i, dim in enumerate(before) if i not in axes) == after:
+            found.setdefault(tuple(i for i in axes if before[i] != 1), axes)
+    return list(found.values())
+
+
+def _chosen(
+    results: list[ir.Value],
+    candidates: list[tuple[int, ...]],
+    axes: ir.Value,
+    dims: int,
+    build: Builder,
+) -> ir.Value:
+    """Return the result whose axes are those given at run time; the last one needs no test."""
+    if len(results) == 1:
+        return results[0]
+    given = build.op("Where", build.op("Less", axes, 0), build.op("Add", axes, dims), axes)
+    column = build.unsqueeze(given, [1])
+    chosen = results[-1]
+    for result, candidate in zip(results[-2::-1], candidates[-2::-1], strict=True):
+        same = build.op("Equal", column, np.asarray([candidate], np.int64))
+        hits = build.cast(same, ir.DataType.INT32)
+        every = build.reduce("ReduceMin", build.reduce("ReduceMax", hits, [0]), [0, 1])
+        chosen = build.op("Where", build.cast(build.reshape(every, []), ir.DataType.BOOL), result, chosen)
+    return chosen
+
+
+class SqueezeAxes(Rule):
+    """Write Squeeze and Unsqueeze with run-time axes as a Reshape to the declared shape."""
+
+    name: ClassVar[str] = "squeeze-axes"
+    ops: ClassVar[tuple[str, ...]] = ("Squeeze", "Unsqueeze")
+    concerns: ClassVar[str] = "TensorRT-RTX 1.7: (un)squeeze axis is not a constant"
+    source: ClassVar[str] = "https://onnx.ai/onnx/operators/onnx__Unsqueeze.html"
+
+    def rewrite(self, node: ir.Node, build: Builder) -> Sequence[ir.Value | None] | Refusal | None:
+        """Reshape to what the model declares."""
+        axes = operand(node, 1)
+        if axes is None or constant(axes) is not None:
+            return None
+        dims = reshape_dims(node.outputs[0])
+        if dims is None or rank(node.inputs[0]) is None:
+            return Refusal("its axes are a run-time input and the model declares no shape for it")
+        return [build.reshape(node.inputs[0], dims)]
