@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -12,12 +11,19 @@ from typing import TYPE_CHECKING, Any
 
 from trtforge.artifacts import Batches, Comparison, Engine, EngineLayers, PrecisionProof
 from trtforge.context import Context, Request
-from trtforge.errors import ExitCode, ModelError, RequestError, TrtforgeError, did_you_mean
+from trtforge.errors import (
+    EnvironmentLacks,
+    ExitCode,
+    ModelError,
+    RequestError,
+    TrtforgeError,
+    did_you_mean,
+)
 from trtforge.host import Host
 from trtforge.options import bind
 from trtforge.quantities import ShapeRange
 from trtforge.recipe import Recipe, Setting, Stage, find, read
-from trtforge.run_folder import MARKER, REPORT, RunFolder, default_folder
+from trtforge.run_folder import REPORT, RunFolder, default_folder
 from trtforge.runner import Observer, PlannedStep, Runner, builds
 from trtforge.steps import Backend, Importer
 from trtforge.targets import read_target
@@ -349,9 +355,7 @@ class _Session:
         options = self._options
         out = options.out or default_folder(self._source, self.recipe.name, resume=options.resume)
         folder = RunFolder(out)
-        with folder.claim(resume=options.resume):
-            (out / REPORT).unlink(missing_ok=True)
-            folder.write(MARKER, json.dumps({"source": self._source, "recipe": self.recipe.name}))
+        with folder.claim(self._source, self.recipe.name, resume=options.resume):
             return self._run(folder)
 
     def _run(self, folder: RunFolder) -> Run:
@@ -361,6 +365,7 @@ class _Session:
 
         def imported(ctx: Context) -> None:
             self._imported(ctx)
+            (folder.path / REPORT).unlink(missing_ok=True)  # of the run that is resumed
             evidence.imported()
 
         cache = self._cache()
@@ -369,11 +374,16 @@ class _Session:
         try:
             runner.run(self.recipe, ctx)
         except TrtforgeError as error:
-            evidence.write_failure(error)
+            refused = isinstance(error, RequestError | EnvironmentLacks)
+            if refused and len(runner.records) <= 1:  # nothing ran but the import
+                folder.discard()
+            else:
+                evidence.write_failure(error)
             raise
         report, sentences = evidence.write()
         if cache is not None:
-            cache.prune()
+            with suppress(OSError):  # a cache that may only be read
+                cache.prune()
         layers = ctx.find(EngineLayers)
         return Run(
             folder=folder.path,

@@ -10,6 +10,7 @@ import json
 import os
 import time
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import cache, partial
 from importlib import import_module
@@ -187,7 +188,8 @@ class StepCache:
             return None
         if not all(own.unchanged for own in entry.weights.values() if own):
             return None
-        os.utime(path)
+        with suppress(OSError):  # a cache that may only be read
+            os.utime(path)
         return entry
 
     def freeze(

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from enum import Enum
+from enum import StrEnum
 
 from trtforge.environment import Environment
 
 FLAVORS = ("tensorrt", "tensorrt-rtx")
 
 
-class Level(Enum):
+class Level(StrEnum):
     """How bad a finding is."""
 
     OK = "ok"

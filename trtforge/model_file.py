@@ -18,9 +18,10 @@ from pathlib import Path
 import onnx
 import onnx_ir as ir
 
-from trtforge.errors import EnvironmentLacks, ModelError, RequestError, TrtforgeError
+from trtforge.errors import ModelError, RequestError, TrtforgeError
 from trtforge.model_refusals import check_proto, check_tensor, no_model, shorten
 from trtforge.quantities import format_bytes
+from trtforge.store import write_error
 from trtforge.weights import exchange, exchanged, read_file, tensors
 
 EXTERNAL_OVER = 3 * 2**29
@@ -171,7 +172,7 @@ def _writing(target: Path, total: int, *scratches: Path) -> Iterator[None]:
         _check_space(target.parent, total)
         yield
     except OSError as error:
-        raise _write_error(error, target) from error
+        raise write_error(error, target, "the model") from error
     finally:
         for scratch in scratches:
             with suppress(OSError):  # its folder may not even exist
@@ -183,21 +184,6 @@ def _check_space(folder: Path, needed: int) -> None:
     if free < needed:
         amounts = f"{format_bytes(needed)} needed, {format_bytes(free)} free"
         raise OSError(errno.ENOSPC, amounts)
-
-
-def _write_error(error: OSError, target: Path) -> TrtforgeError:
-    reason = error.strerror or str(error)
-    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return EnvironmentLacks(
-            f"no space for the model: {reason}",
-            where=str(target),
-            remedy="free some space, or give another path for the output",
-        )
-    return RequestError(
-        f"cannot be written: {reason}",
-        where=str(target),
-        remedy="give another path for the output",
-    )
 
 
 def _serialized(model: ir.Model) -> bytes:

@@ -144,7 +144,7 @@ class Report:
 
     def to_json(self) -> str:
         """Return the report as JSON that :func:`report_schema` describes."""
-        data = _finite(_adapter().dump_python(self, mode="json"))
+        data = finite(_adapter().dump_python(self, mode="json"))
         return json.dumps(data, indent=2, allow_nan=False) + "\n"
 
 
@@ -183,14 +183,14 @@ def _adapter() -> TypeAdapter[Report]:
     return TypeAdapter(Report)
 
 
-def _finite(value: Any) -> Any:
-    """Replace numbers that JSON has not by their names."""
+def finite(value: Any) -> Any:
+    """Return JSON data with the numbers that JSON has not replaced by their names."""
     if isinstance(value, float) and not math.isfinite(value):
         return "NaN" if math.isnan(value) else NON_FINITE[value < 0]
     if isinstance(value, dict):
-        return {key: _finite(entry) for key, entry in value.items()}
-    if isinstance(value, list):
-        return [_finite(entry) for entry in value]
+        return {key: finite(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(entry) for entry in value]
     return value
 
 

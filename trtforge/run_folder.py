@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
+import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from trtforge.errors import RequestError
-from trtforge.store import atomic_file
+from trtforge.store import atomic_file, write_error
 
 MARKER = "run.json"
 REPORT = "report.json"
@@ -24,6 +26,8 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._made: list[Path] = []
+        self._is_fresh = False
 
     @property
     def is_run(self) -> bool:
@@ -36,23 +40,26 @@ class RunFolder:
         return (self.path / REPORT).is_file()
 
     @contextmanager
-    def claim(self, *, resume: bool) -> Iterator[RunFolder]:
-        """Make the folder and hold it until the block ends.
+    def claim(self, source: str, recipe: str, *, resume: bool) -> Iterator[RunFolder]:
+        """Make the folder for a run of ``recipe`` on ``source``; hold it until the block ends.
 
         Raises:
             RequestError: it cannot be written, holds something else or another run, or is in use.
+            EnvironmentLacks: the disk is full.
         """
-        self._refuse_foreign(resume=resume)
+        self._is_fresh = not resume
         try:
+            self._refuse_foreign(resume=resume)
+            self._made = [place for place in (self.path, *self.path.parents) if not place.exists()]
             self.path.mkdir(parents=True, exist_ok=True)
             lock = os.open(self.path / ".lock", os.O_CREAT | os.O_RDWR, 0o644)
         except OSError as error:
-            raise RequestError(
-                f"the output folder {self.path} cannot be written: {error.strerror}",
-                remedy="give another folder with --out",
-            ) from error
+            raise write_error(error, self.path, "the output folder") from error
         try:
             self._lock(lock)
+            if resume:
+                self._refuse_other(source, recipe)
+            self.write(MARKER, json.dumps({"source": source, "recipe": recipe}))
             yield self
         finally:
             os.close(lock)
@@ -71,7 +78,25 @@ class RunFolder:
             what = "holds a run" if self.is_run else "is not empty"
             raise RequestError(
                 f"the output folder {self.path} {what}",
-                remedy="continue it with --resume, or give another folder with --out",
+                remedy=("continue it with --resume, or " if self.is_run else "")
+                + "give another folder with --out",
+            )
+
+    def _refuse_other(self, source: str, recipe: str) -> None:
+        """Refuse to put the results of one run among those of another."""
+        try:
+            earlier = json.loads((self.path / MARKER).read_bytes())
+            model, name = str(earlier["source"]), str(earlier["recipe"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise RequestError(
+                f"--resume: the file {self.path / MARKER} is damaged",
+                remedy="start anew in another folder with --out; finished steps are in the cache",
+            ) from error
+        if (Path(model).name, name) != (Path(source).name, recipe):
+            raise RequestError(
+                f"--resume: {self.path} holds a run of {name!r} on {model}, not of "
+                f"{recipe!r} on {source}",
+                remedy="give the same recipe and model, or another folder with --out",
             )
 
     def _lock(self, handle: int) -> None:
@@ -83,11 +108,27 @@ class RunFolder:
                 remedy="wait for it, or give another --out",
             ) from error
 
+    def discard(self) -> None:
+        """Leave the place as it was found: for a run that never began. A resumed one stays."""
+        if not self._is_fresh:
+            return
+        for entry in self.path.iterdir():
+            if entry.is_dir():
+                shutil.rmtree(entry)
+            else:
+                entry.unlink()
+        for folder in self._made:
+            with suppress(OSError):  # another run may have put something there
+                folder.rmdir()
+
     def write(self, name: str, content: str) -> Path:
         """Write a text file of the run atomically and return its path."""
         path = self.path / name
-        with atomic_file(path) as file:
-            file.write(content.encode())
+        try:
+            with atomic_file(path) as file:
+                file.write(content.encode())
+        except OSError as error:
+            raise write_error(error, path) from error
         return path
 
 

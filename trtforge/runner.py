@@ -170,9 +170,15 @@ class Runner:
             self._volatile.update(kind for step in unit.steps for kind in step.gives)
             if not changes and not unit.imports:
                 return state
-        entry = self._freeze(ctx, self.records[first:])
-        if key is not None:
-            self._cache.save(key, entry)
+        try:
+            entry = self._freeze(ctx, self.records[first:])
+            if key is not None:
+                self._cache.save(key, entry)
+        except OSError as error:  # a full disk, or a folder of somebody else
+            place = f"{self._cache.root}: {error.strerror or error}"
+            self._observer.message(f"the cache cannot be written, going on without it: {place}")
+            self._cache = None
+            return None
         return entry.state
 
     def _freeze(self, ctx: Context, records: Sequence[StepRecord]) -> Entry:
@@ -208,7 +214,11 @@ class Runner:
         for step in {id(step): step for unit in rest for step in unit.steps}.values():
             if id(step) not in self._warm:
                 self._warm.add(id(step))
-                step.warm_up()
+                try:
+                    step.warm_up()
+                except TrtforgeError as error:
+                    error.at(f"step {step.name!r}")
+                    raise
 
     def _run_unit(self, unit: Unit, ctx: Context) -> int:
         total = 0

@@ -6,6 +6,7 @@ Everything is written to a temporary name and renamed; concurrent runs may share
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import shutil
@@ -17,7 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-from trtforge.errors import CacheError
+from trtforge.errors import CacheError, EnvironmentLacks, RequestError, TrtforgeError
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -51,6 +52,22 @@ def atomic_file(path: Path) -> Iterator[IO[bytes]]:
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
+
+
+def write_error(error: OSError, target: Path, what: str = "the file") -> TrtforgeError:
+    """Return what to raise when ``what`` cannot be written to ``target``: is the disk full?"""
+    reason = error.strerror or str(error)
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return EnvironmentLacks(
+            f"no space for {what}: {reason}",
+            where=str(target),
+            remedy="free some space, or give another path for the output",
+        )
+    return RequestError(
+        f"cannot be written: {reason}",
+        where=str(target),
+        remedy="give another path for the output",
+    )
 
 
 class Blobs:

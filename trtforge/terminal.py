@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from contextlib import suppress
 from dataclasses import asdict
 from typing import TYPE_CHECKING, TextIO
 
@@ -58,8 +59,9 @@ class PlainLines(Quiet):
             self._print(f"    {label}: {done}/{total}" if total else f"    {label}: {done}")
 
     def _print(self, text: str) -> None:
-        self._stream.write(text + "\n")
-        self._stream.flush()
+        with suppress(BrokenPipeError):  # nobody reads any more; the run goes on
+            self._stream.write(text + "\n")
+            self._stream.flush()
 
 
 class JsonLines(PlainLines):
@@ -94,7 +96,7 @@ class Live(Quiet):
         self._console = console
         self._progress: Progress = Progress(
             SpinnerColumn(),
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=24),
             TimeElapsedColumn(),
             console=console,

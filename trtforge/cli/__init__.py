@@ -2,38 +2,54 @@
 
 from __future__ import annotations
 
-import json
-import os
+import logging
 import sys
 import traceback
 
 from trtforge.errors import ExitCode, TrtforgeError
 
+INTERRUPTED = 130
+"""Exit code after Ctrl-C: 128 and the number of SIGINT, as shells have it."""
+
 
 def main() -> None:
     """Run the ``trtforge`` command and exit with a documented code."""
+    # Libraries warn through loggers, some with a traceback; what a user must know are our errors.
+    logging.basicConfig(handlers=[logging.NullHandler()])
+    code = _run()
+    if code == INTERRUPTED:
+        sys.stderr.write("\ntrtforge: stopped\n")
+        if "run" in sys.argv[1:2]:
+            sys.stderr.write("  To do: the same command with --resume goes on from here\n")
+    from trtforge.cli.answers import flush
+
+    flush()
+    sys.exit(code)
+
+
+def _run() -> int:
     from trtforge.cli.app import app
 
     try:
         app()
+    except SystemExit as end:  # the way in which typer ends
+        return end.code if isinstance(end.code, int) else ExitCode.DONE
     except TrtforgeError as error:
         _show(error)
-        sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        sys.stderr.write("\nstopped; `trtforge run … --resume` goes on from here\n")
-        sys.exit(130)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(ExitCode.STEP_FAILED)
+        return error.exit_code
+    except KeyboardInterrupt:  # before typer listens
+        return INTERRUPTED
     except Exception:  # noqa: BLE001  # not the user's mistake: the traceback is what we need
         traceback.print_exc()
         sys.stderr.write("\nThis is a defect of trtforge; please report the lines above.\n")
-        sys.exit(ExitCode.STEP_FAILED)
+        return ExitCode.STEP_FAILED
+    return ExitCode.DONE
 
 
 def _show(error: TrtforgeError) -> None:
     if "--json" in sys.argv:
+        from trtforge.cli.answers import say_json
+
         facts = {"where": error.where, "what": error.what, "remedy": error.remedy}
-        answer = {"error": facts, "exit_code": int(error.exit_code)}
-        sys.stdout.write(json.dumps(answer, indent=2) + "\n")
+        say_json({"error": facts, "exit_code": int(error.exit_code)})
     sys.stderr.write(f"trtforge: {error}\n")

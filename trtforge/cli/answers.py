@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -30,22 +31,50 @@ Targets = Annotated[
     list[str], typer.Option("--target", metavar="SM", help="GPU to build for, e.g. sm_89.")
 ]
 
+WIDE = 1000
+"""Columns of a table that no terminal shows."""
+
 
 def say(text: str = "") -> None:
     """Print a line on standard output."""
-    sys.stdout.write(text + "\n")
+    try:
+        sys.stdout.write(text + "\n")
+    except BrokenPipeError:
+        _hush()
 
 
 def say_json(data: Any) -> None:
     """Print ``data`` as JSON on standard output; what JSON cannot say is printed as text."""
-    sys.stdout.write(json.dumps(data, indent=2, default=str) + "\n")
+    from trtforge.report import finite
+
+    say(json.dumps(finite(data), indent=2, default=str, allow_nan=False))
 
 
 def say_table(table: Table) -> None:
-    """Print a table on standard output."""
+    """Print a table: as wide as the terminal, or with one line for each row where there is none."""
     from rich.console import Console
 
-    Console(highlight=False).print(table)
+    width = None if sys.stdout.isatty() else WIDE
+    console = Console(width=width, markup=False, emoji=False, highlight=False)
+    with console.capture() as captured:
+        console.print(table)
+    for line in captured.get().splitlines():
+        say(line.rstrip())
+
+
+def flush() -> None:
+    """Hand everything over to who reads standard output, if anybody still does."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _hush()
+
+
+def _hush() -> None:
+    """Let what is still to be printed vanish: ``trtforge list | head`` has seen enough."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
 
 
 def open_host(without: list[str]) -> Host:
@@ -68,4 +97,4 @@ def watcher(*, as_json: bool, quiet: bool = False) -> Observer:
         return PlainLines()
     from rich.console import Console
 
-    return Live(Console(stderr=True))
+    return Live(Console(stderr=True, emoji=False))

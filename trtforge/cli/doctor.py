@@ -16,7 +16,10 @@ def doctor(
     as_json: Json = False,
     gpu: Annotated[bool, typer.Option("--gpu", help="Treat a missing GPU as a fault.")] = False,
 ) -> None:
-    """Look at driver, GPU, TensorRT and its neighbours; say what fits, what not, and the remedy."""
+    """Say what this machine has and what it lacks.
+
+    Looks at the driver, GPUs, TensorRT and its neighbours; each fault has its remedy.
+    """
     from trtforge.checkup import Level, checkup
     from trtforge.environment import environment
 

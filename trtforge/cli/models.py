@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -14,7 +15,7 @@ from trtforge.errors import ExitCode, RequestError
 
 if TYPE_CHECKING:
     from trtforge.artifacts import Comparison
-    from trtforge.diagnosis import Finding
+    from trtforge.diagnosis import Diagnosis, Finding
 
 Model = Annotated[str, typer.Argument(help="A model file, a folder, or package.module:factory.")]
 
@@ -25,25 +26,43 @@ def check(
     as_json: Json = False,
     without: Without = [],  # noqa: B006  # typer copies it
 ) -> None:
-    """Say which nodes TensorRT would refuse, why, and what is left after make-convertible."""
+    """Say which nodes TensorRT refuses, why, and what mends it.
+
+    Says also what would be left after the recipe `convert`. Builds nothing. The exit code is 1 if
+    TensorRT does not take the model as it is.
+    """
     from trtforge.api import check as diagnose
 
     diagnosis = diagnose(model, host=open_host(without))
     if as_json:
         say_json(asdict(diagnosis))
     else:
-        say(f"{model}: {len(diagnosis.findings)} findings ({diagnosis.backend})")
-        for finding in diagnosis.findings:
-            _tell(finding)
-        if diagnosis.after is not None:
-            say(f"{len(diagnosis.findings)} findings now, {len(diagnosis.after)} after `convert`")
+        _tell_diagnosis(model, diagnosis)
     raise typer.Exit(ExitCode.DONE if diagnosis.convertible else ExitCode.REQUIREMENT_MISSED)
+
+
+def _tell_diagnosis(model: str, diagnosis: Diagnosis) -> None:
+    if diagnosis.convertible:
+        say(f"{model}: {diagnosis.backend} takes it as it is")
+        return
+    say(f"{model}: {_findings(len(diagnosis.findings))} of {diagnosis.backend}")
+    for finding in diagnosis.findings:
+        _tell(finding)
+    if diagnosis.after is not None:
+        left = len(diagnosis.after)
+        say(f"\nAfter the recipe `convert`: {_findings(left) if left else 'TensorRT takes it'}")
+        if left < len(diagnosis.findings):
+            say(f"    To do: trtforge run convert --model {shlex.quote(model)}")
+
+
+def _findings(count: int) -> str:
+    return f"{count} finding{'' if count == 1 else 's'}"
 
 
 def _tell(finding: Finding) -> None:
     place = f"{finding.op} {finding.node!r}: " if finding.node else ""
     say(f"\n{finding.code}  {place}{finding.cause}")
-    if finding.evidence:
+    if finding.evidence and finding.cause not in finding.evidence:
         say(f"    TensorRT: {finding.evidence}")
     if finding.remedy:
         say(f"    To do: {finding.remedy}")
@@ -58,15 +77,19 @@ def init(
     force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
     without: Without = [],  # noqa: B006  # typer copies it
 ) -> None:
-    """Write a commented recipe that fits the model: its inputs, shapes and targets."""
+    """Write a commented recipe with the inputs and shapes of a model."""
     from trtforge.starter import starter_recipe
-    from trtforge.store import atomic_file
+    from trtforge.store import atomic_file, write_error
 
     if out.exists() and not force:
-        raise RequestError(f"{out} exists", remedy="give another file with -o, or --force")
+        remedy = "give another file with -o, or replace it with --force"
+        raise RequestError(f"the file {out} exists", remedy=remedy)
     text = starter_recipe(model, open_host(without))
-    with atomic_file(out) as file:
-        file.write(text.encode())
+    try:
+        with atomic_file(out) as file:
+            file.write(text.encode())
+    except OSError as error:
+        raise write_error(error, out) from error
     say(f"wrote {out}; next: trtforge run {out}")
 
 

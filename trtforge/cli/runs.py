@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import MISSING, Field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,11 +20,14 @@ from trtforge.cli.answers import (
     say_table,
     watcher,
 )
-from trtforge.errors import ExitCode, RequestError
+from trtforge.errors import RequestError
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from trtforge.api import Run, RunOptions
     from trtforge.host import Host
+    from trtforge.runner import PlannedStep
 
 Out = Annotated[Path | None, typer.Option("--out", "-o", help="Folder for everything it makes.")]
 
@@ -33,7 +37,10 @@ def demo(
     out: Out = None,
     as_json: Json = False,
 ) -> None:
-    """Run the packaged example: a digits classifier to one INT8 engine for four GPUs."""
+    """Run the packaged example, without a GPU.
+
+    A classifier of digits becomes one INT8 engine for four kinds of GPU.
+    """
     from trtforge import demo as packaged
     from trtforge.api import RunOptions
 
@@ -103,6 +110,10 @@ def _tell_plan(
     from trtforge.options import as_data
 
     resolved, planned = plan(recipe, model, options=options, host=host)
+    if not as_json:
+        say_table(_plan_table(planned))
+        say("Nothing was run.")
+        return
     rows = [
         {
             "stage": item.stage,
@@ -114,31 +125,29 @@ def _tell_plan(
         }
         for item in planned
     ]
-    if as_json:
-        targets = [target.name for target in resolved.targets]
-        say_json({"recipe": resolved.name, "targets": targets, "plan": rows})
-        return
-    say_table(_plan_table(rows))
-    say("Nothing was run.")
+    targets = [target.name for target in resolved.targets]
+    say_json({"recipe": resolved.name, "targets": targets, "plan": rows})
 
 
-def _plan_table(rows: list[dict[str, Any]]) -> Any:
+def _plan_table(planned: list[PlannedStep]) -> Table:
+    """Return the plan: each step with those of its options that differ from the defaults."""
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False)
-    for column in ("stage", "step", "options", "needs", "gives", "cached"):
-        table.add_column(column, overflow="fold")
-    for row in rows:
-        chosen = {key: value for key, value in row["options"].items() if value not in (None, "")}
-        table.add_row(
-            row["stage"],
-            row["step"],
-            ", ".join(f"{key}={value}" for key, value in chosen.items()),
-            ", ".join(row["needs"]),
-            ", ".join(row["gives"]),
-            "yes" if row["cached"] else "no",
-        )
+    for column in ("stage", "step", "options", "gives", "cached"):
+        table.add_column(column, overflow="fold", no_wrap=column in ("stage", "step"))
+    for item in planned:
+        options = {field.name: getattr(item.step, field.name) for field in fields(item.step)}
+        usual = {field.name: _default(field) for field in fields(item.step)}
+        chosen = [f"{key}={value}" for key, value in options.items() if value != usual[key]]
+        gives = ", ".join(kind.__name__ for kind in item.step.gives)
+        cached = "yes" if item.cached else "no"
+        table.add_row(item.stage, item.step.name, ", ".join(chosen), gives, cached)
     return table
+
+
+def _default(field: Field[Any]) -> Any:
+    return field.default if field.default_factory is MISSING else field.default_factory()
 
 
 def _run_and_tell(
@@ -164,7 +173,8 @@ def _run_and_tell(
 def _tell(done: Run) -> None:
     from trtforge.outcome import outcome_lines
 
-    for line in outcome_lines(done):
+    say()
+    for line in outcome_lines(done.report, done.folder):
         say(line)
     for sentence in done.missed:
         sys.stderr.write(f"trtforge: not met: {sentence}\n")
@@ -175,13 +185,17 @@ def report(
     *,
     as_json: Json = False,
 ) -> None:
-    """Show the report of a run, and write its page anew."""
+    """Show what a run achieved, and write its page anew."""
     from trtforge.evidence import read_report, write_page
+    from trtforge.outcome import outcome_lines
     from trtforge.run_folder import RunFolder
 
     found = read_report(folder)
     if as_json:
         say(found.to_json().rstrip())
         return
-    say(str(write_page(RunFolder(folder), found)))
-    raise typer.Exit(ExitCode.DONE)
+    write_page(RunFolder(folder), found)
+    for line in outcome_lines(found, folder):
+        say(line)
+    for sentence in found.verdict.missed:
+        say(f"Not met    {sentence}")
