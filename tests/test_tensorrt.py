@@ -456,10 +456,15 @@ def test_the_environment_names_library_and_gpu(monkeypatch):
     assert TensorRT().environment()["gpu"] == "NVIDIA L4, sm_89, CUDA 13.0"
 
 
-def test_without_a_gpu_and_targets_nothing_can_be_built(tmp_path, monkeypatch):
+def test_without_a_gpu_and_targets_rtx_builds_for_the_common_ones(tmp_path, monkeypatch):
+    monkeypatch.setattr(gpu, "current", lambda: None)
+    assert build(MLP, tmp_path, {"x": "8x4"}, targets=[]).targets == FOUR
+
+
+def test_without_a_gpu_tensorrt_itself_builds_nothing(monkeypatch):
     monkeypatch.setattr(gpu, "current", lambda: None)
     with pytest.raises(EnvironmentLacks, match="there is none") as raised:
-        build(MLP, tmp_path, {"x": "8x4"}, targets=[])
+        TensorRT()._targets(library.Library("tensorrt", "10.16.1.11"), [], ir.from_onnx_text(MLP))
     assert raised.value.exit_code is ExitCode.ENVIRONMENT_LACKS
     assert "targets: [sm_86, sm_89]" in raised.value.remedy
 
@@ -485,10 +490,10 @@ def test_tensorrt_itself_builds_for_the_gpu_here(monkeypatch, compatibility, ask
     targets = [read_target(name) for name in asked]
     ten = library.Library("tensorrt", "10.16.1.11")
     if problem is None:
-        assert step._targets(ten, targets) == tuple(targets)
+        assert step._targets(ten, targets, ir.from_onnx_text(MLP)) == tuple(targets)
     else:
         with pytest.raises(RequestError, match=problem):
-            step._targets(ten, targets)
+            step._targets(ten, targets, ir.from_onnx_text(MLP))
 
 
 def test_a_missing_tensorrt_is_named_with_the_line_that_installs_it(monkeypatch):

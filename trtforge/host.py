@@ -19,7 +19,6 @@ import pluggy
 from trtforge import hooks
 from trtforge.errors import PluginError, RecipeError, TrtforgeError, did_you_mean
 from trtforge.ops import CustomOp
-from trtforge.options import adapter
 from trtforge.steps import Importer, Step
 
 if TYPE_CHECKING:
@@ -249,7 +248,6 @@ def _checked_name(component: object) -> str:
         raise TrtforgeError(f"{title} is no dataclass; put @dataclass(frozen=True) above it")
     if not (component.__doc__ or "").strip() or (component.__doc__ or "").startswith(f"{title}("):
         raise TrtforgeError(f"{title} has no docstring; its first line is the help text")
-    adapter(component)
     return name
 
 

@@ -5,10 +5,13 @@ A step's dataclass is the only place where an option is declared; pydantic reads
 
 from __future__ import annotations
 
+import ast
+import inspect
+import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from functools import cache
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from pydantic import PydanticUserError, TypeAdapter, ValidationError
 
@@ -43,7 +46,7 @@ def adapter(cls: type[T]) -> TypeAdapter[T]:
     Raises:
         RequestError: a field's type cannot be understood at run time.
     """
-    reader: TypeAdapter[T] = _adapter(cls)
+    reader: TypeAdapter[T] = _adapter(cast("Any", cls))  # a class is hashable; mypy doubts it
     return reader
 
 
@@ -90,8 +93,42 @@ def option_names(cls: type) -> list[str]:
 
 
 def json_schema(cls: type) -> dict[str, Any]:
-    """Return the JSON Schema of the options of ``cls``."""
-    return adapter(cls).json_schema(ref_template="#/$defs/{model}")
+    """Return the JSON Schema of the options of ``cls``, with the texts under its fields."""
+    schema = adapter(cls).json_schema(ref_template="#/$defs/{model}")
+    texts = field_texts(cls)
+    for name, described in schema.get("properties", {}).items():
+        if name in texts:
+            described["description"] = texts[name]
+    return schema
+
+
+def field_texts(cls: type) -> dict[str, str]:
+    """Return the string literal that stands under each field of a class and its bases.
+
+    pydantic can read them too (``use_attribute_docstrings``), but does so whenever it meets a
+    class, which costs every command a tenth of a second that only documentation needs.
+    """
+    texts: dict[str, str] = {}
+    for base in reversed(cls.__mro__):
+        try:
+            body = ast.parse(textwrap.dedent(inspect.getsource(base))).body[0]
+        except (OSError, TypeError, SyntaxError):
+            continue  # a class without source: made at run time, or built in
+        if isinstance(body, ast.ClassDef):
+            texts.update(_texts_in(body))
+    return texts
+
+
+def _texts_in(body: ast.ClassDef) -> dict[str, str]:
+    return {
+        field.target.id: inspect.cleandoc(text.value.value)
+        for field, text in zip(body.body, body.body[1:], strict=False)
+        if isinstance(field, ast.AnnAssign)
+        and isinstance(field.target, ast.Name)
+        and isinstance(text, ast.Expr)
+        and isinstance(text.value, ast.Constant)
+        and isinstance(text.value.value, str)
+    }
 
 
 def as_data(step: object) -> dict[str, Any]:

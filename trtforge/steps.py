@@ -43,7 +43,6 @@ class Step(ABC):
 
     __pydantic_config__: ClassVar[dict[str, Any]] = {
         "extra": "forbid",
-        "use_attribute_docstrings": True,
         "arbitrary_types_allowed": True,
     }
 

@@ -36,10 +36,14 @@ from trtforge_plugins.tensorrt.examination import findings
 from trtforge_plugins.tensorrt.known_failures import find as find_known
 from trtforge_plugins.tensorrt.known_failures import listed, remedies, sentence
 from trtforge_plugins.tensorrt.library import Library, find, installed
-from trtforge_plugins.tensorrt.model_checks import check_types, prepared
+from trtforge_plugins.tensorrt.model_checks import check_types, prepared, takers
 from trtforge_plugins.tensorrt.order import BuildOrder, Order, Profile
 
 Level = Literal[0, 1, 2, 3, 4, 5]
+
+COMMON = ("sm_80", "sm_86", "sm_89", "sm_120")
+"""Built for where nobody names a target and there is no GPU. Not sm_75: with it in the list,
+TensorRT-RTX 1.7 runs INT8 convolutions in another type on all of them."""
 
 
 @dataclass(frozen=True)
@@ -112,9 +116,9 @@ class TensorRT(Backend):
             EnvironmentLacks: there is no TensorRT, or none or no GPU that can do it.
         """
         library = find(self.flavor)
-        targets = self._targets(library, ctx.request.targets)
         place = ctx.path("engines", self._file_name(ctx))
         ready = prepared(model)
+        targets = self._targets(library, ctx.request.targets, ready)
         check_types(ready, targets)
         with tempfile.TemporaryDirectory(prefix=".tensorrt-", dir=ctx.workdir) as scratch:
             order = self._order(library, targets, ctx, Path(scratch))
@@ -224,11 +228,19 @@ class TensorRT(Backend):
             raise RequestError(f"timing_cache: {cache} cannot be a file; is its folder there?")
         return str(cache)
 
-    def _targets(self, library: Library, asked: Sequence[Target]) -> tuple[Target, ...]:
-        """Return the targets to build for: those asked for, or this machine's GPU."""
+    def _targets(
+        self, library: Library, asked: Sequence[Target], model: ir.Model
+    ) -> tuple[Target, ...]:
+        """Return the targets to build for: those asked for, else this machine's GPU.
+
+        Where there is no GPU, TensorRT-RTX builds for the common targets that take the model's
+        types.
+        """
         if library.flavor == "tensorrt_rtx" and asked:
             return tuple(asked)
         device = gpu.current()
+        if device is None and library.flavor == "tensorrt_rtx":
+            return takers(model, [KNOWN[name] for name in COMMON])
         if device is None:
             raise EnvironmentLacks(
                 f"{library.title} builds for the GPU of this machine, and there is none",

@@ -57,6 +57,14 @@ def _refuse_disguised(model: ir.Model) -> None:
         )
 
 
+def takers(model: ir.Model, targets: Sequence[Target]) -> tuple[Target, ...]:
+    """Return those of ``targets`` that take every type of ``model``; all of them if none does."""
+    used = {dtype for node in nodes(model) for dtype in _types(node)}
+    listed = {dtype for target in KNOWN.values() for dtype in target.dtypes}
+    able = tuple(target for target in targets if used & listed <= target.dtypes)
+    return able or tuple(targets)  # check_types then says which type none of them takes
+
+
 def check_types(model: ir.Model, targets: Sequence[Target]) -> None:
     """Refuse types that some of ``targets`` cannot compute in.
 
