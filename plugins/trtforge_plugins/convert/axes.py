@@ -18,6 +18,7 @@ from trtforge_plugins.convert.facts import (
     named_dims,
     operand,
     reshape_dims,
+    settled_dims,
 )
 from trtforge_plugins.convert.rule import Refusal, Rule
 
@@ -62,7 +63,7 @@ class ReduceAxes(Rule):
             return [build.op("Identity", node.inputs[0])]
         if count == 0:
             return [self._reduce(node, build, None, keep, noop)]
-        before, after = named_dims(node.inputs[0]), named_dims(node.outputs[0])
+        before, after = named_dims(node.inputs[0]), settled_dims(node.outputs[0])
         if count is None or before is None or after is None:
             return Refusal("its axes are a run-time input and the model declares no shapes")
         candidates = _candidates(before, after, count, keep)
@@ -134,3 +135,25 @@ class SqueezeAxes(Rule):
         if dims is None or rank(node.inputs[0]) is None:
             return Refusal("its axes are a run-time input and the model declares no shape for it")
         return [build.reshape(node.inputs[0], dims)]
+
+
+class ReduceBool(Rule):
+    """Reduce booleans as 32-bit integers."""
+
+    name: ClassVar[str] = "reduce-bool"
+    ops: ClassVar[tuple[str, ...]] = ("ReduceMax", "ReduceMin")
+    concerns: ClassVar[str] = "TensorRT-RTX 1.7: reductions have an unsupported input type of BOOL"
+    source: ClassVar[str] = "https://onnx.ai/onnx/operators/onnx__ReduceMax.html"
+
+    def rewrite(self, node: ir.Node, build: Builder) -> Sequence[ir.Value | None] | Refusal | None:
+        """Reduce 0 and 1 in place of false and true."""
+        value = node.inputs[0]
+        if value is None or value.dtype != ir.DataType.BOOL:
+            return None
+        numbers = build.cast(value, ir.DataType.INT32)
+        facts = {name: found.value for name, found in node.attributes.items()}
+        reduced = build.op(node.op_type, numbers, *node.inputs[1:], **facts)
+        reduced.shape = node.outputs[0].shape
+        # The least of nothing is the largest integer and the most of nothing the smallest, so that
+        # a comparison with 0 gives ONNX's true and false for them as well.
+        return [build.op("Greater", reduced, 0)]

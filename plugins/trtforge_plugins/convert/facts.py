@@ -44,6 +44,27 @@ def named_dims(value: ir.Value | None) -> Dims | None:
     return None if None in found else tuple(dim for dim in found if dim is not None)
 
 
+def settled_dims(value: ir.Value | None) -> Dims | None:
+    """Return the shape of ``value`` as :func:`named_dims`, or that of what is computed from it.
+
+    A result of elementwise functions of one value has the shape of that value, so a shape that
+    the model declares behind them is known before them.
+    """
+    while value is not None:
+        dims = named_dims(value)
+        followers = [use.node for use in value.uses() if use.idx == 0]
+        onward = next((node for node in followers if node.op_type in _SHAPE_PRESERVING), None)
+        if dims is not None or onward is None:
+            return dims
+        value = onward.outputs[0]
+    return None
+
+
+_SHAPE_PRESERVING = frozenset(
+    ("Abs", "Cast", "CastLike", "Exp", "Identity", "Log", "Neg", "Reciprocal", "Sqrt")
+)
+
+
 def declared_size(value: ir.Value | None, axis: int = 0) -> int | None:
     """Return the number that the model declares for one dimension, or None where it has none."""
     if value is None or value.shape is None or not -len(value.shape) <= axis < len(value.shape):

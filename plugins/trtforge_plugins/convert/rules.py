@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import cache
 
-from trtforge_plugins.convert.axes import ReduceAxes, SqueezeAxes
+from trtforge_plugins.convert.axes import ReduceAxes, ReduceBool, SqueezeAxes
 from trtforge_plugins.convert.own_body import OwnBody
 from trtforge_plugins.convert.rule import Rule
 
@@ -14,7 +14,7 @@ def all_rules() -> tuple[Rule, ...]:
     """Return every rule."""
     return (
         *(OwnBody(),),
-        *(ReduceAxes(), SqueezeAxes()),
+        *(ReduceBool(), ReduceAxes(), SqueezeAxes()),
     )
 
 
