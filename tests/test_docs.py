@@ -41,14 +41,14 @@ def workplace(tmp_path, monkeypatch):
     return tmp_path
 
 
-@pytest.mark.parametrize("found", blocks("python"))
+@pytest.mark.parametrize("found", list(blocks("python")))
 def test_python_blocks_run_in_order(found, workplace):
     names = {}
     for body in found:
         exec(compile(body, "docs", "exec"), names)  # noqa: S102  # our own documentation
 
 
-@pytest.mark.parametrize("found", blocks("yaml"))
+@pytest.mark.parametrize("found", list(blocks("yaml")))
 def test_yaml_blocks_are_recipes(found):
     host = Host()
     for body in found:
@@ -63,7 +63,7 @@ def commands():
                     yield pytest.param(line, id=line.split("#")[0].strip())
 
 
-@pytest.mark.parametrize("line", commands())
+@pytest.mark.parametrize("line", list(commands()))
 def test_commands_run(line, workplace):
     words = shlex.split(line, comments=True)[1:]
     if words[0] == "init":
@@ -74,7 +74,8 @@ def test_commands_run(line, workplace):
     done = subprocess.run(
         [sys.executable, "-c", code, *words], capture_output=True, text=True, check=False
     )
-    assert done.returncode == 0, done.stderr
+    # `check` says with 1 that the model as it is would be refused: that is its answer here.
+    assert done.returncode == (1 if words[0] == "check" else 0), done.stderr
 
 
 def test_every_hook_is_documented_with_its_arguments():
