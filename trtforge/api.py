@@ -398,10 +398,18 @@ class _Session:
         )
 
 
+def _shape_range(name: str, shape: object) -> ShapeRange:
+    try:
+        return ShapeRange.read(shape)
+    except RequestError as error:
+        error.at(f"shape of input {name!r}")
+        raise
+
+
 def _with_options(recipe: Recipe, options: RunOptions) -> Recipe:
     """Return ``recipe`` with the shapes and targets of ``options``, where they are given."""
     if options.shapes:
-        profile = {name: ShapeRange.read(shape) for name, shape in options.shapes.items()}
+        profile = {name: _shape_range(name, shape) for name, shape in options.shapes.items()}
         recipe = replace(recipe, profiles=(profile,))
     if options.targets:
         recipe = replace(recipe, targets=tuple(map(read_target, options.targets)))

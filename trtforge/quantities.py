@@ -104,7 +104,10 @@ class Dims(tuple[int, ...]):
         if any(isinstance(dim, bool) or not isinstance(dim, int) for dim in dims):
             raise wrong
         if any(not 0 <= dim <= MAX_DIM for dim in dims):
-            raise RequestError(f"shape {value!r}: a dimension is outside 0..{MAX_DIM}")
+            raise RequestError(
+                f"{value!r}: a dimension is outside 0..{MAX_DIM}",
+                remedy="TensorRT takes no larger dimension; check the shape",
+            )
         return super().__new__(cls, dims)
 
     def __str__(self) -> str:

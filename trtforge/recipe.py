@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from trtforge.artifacts import Artifact
@@ -72,7 +73,15 @@ class Setting:
                 f"--set {text}: not of the form step.option=value",
                 remedy="for example --set tensorrt.optimization_level=5",
             )
-        return cls(step, option, parse_yaml(value, f"--set {text}").data, text)
+        try:
+            data = parse_yaml(value, "value").data
+        except RecipeError as error:
+            raise RecipeError(
+                error.what,
+                where=f"--set {text}",
+                remedy=f"quote the value: --set '{step}.{option}=\"…\"'",
+            ) from error
+        return cls(step, option, data, text)
 
 
 def read(path: Path, host: Host, settings: Iterable[Setting] = ()) -> Recipe:
@@ -103,12 +112,13 @@ def find(name: str, host: Host) -> Path:
     path = Path(name)
     if path.is_file():
         return path
+    remedy = f"give a file, or one of: {', '.join(sorted(host.recipes)) or 'none is installed'}"
     if path.is_dir():
-        raise RecipeError("is a folder, not a recipe file", where=name)
+        raise RecipeError("is a folder, not a recipe file", where=name, remedy=remedy)
     hint = did_you_mean(name, host.recipes)
     raise RecipeError(
         f"there is no recipe file and no shipped recipe {name!r}. {hint}".rstrip(),
-        remedy=f"give a file, or one of: {', '.join(sorted(host.recipes))}",
+        remedy=remedy,
     )
 
 
@@ -129,6 +139,7 @@ class _Reader:
             raise RecipeError(
                 f"a recipe is a mapping with the keys {', '.join(TOP_KEYS)}; this is {found}",
                 where=self._document.where(()),
+                remedy="`trtforge init MODEL` writes one to start from",
             )
         self._refuse_unknown(data, TOP_KEYS, (), "a recipe")
         stages = self._stages(data.get("stages"), settings)
@@ -224,7 +235,11 @@ class _Reader:
 
     def _stages(self, value: Any, settings: tuple[Setting, ...]) -> tuple[Stage, ...]:
         if not isinstance(value, list) or not value:
-            self._report(("stages",), "stages is a list of at least one {name, steps}")
+            self._report(
+                ("stages",),
+                "stages is a list of at least one {name, steps}",
+                "for example: stages: [{name: prepare, steps: [fold-constants]}]",
+            )
             return ()
         stages = [self._stage(item, ("stages", i), settings) for i, item in enumerate(value)]
         names: dict[str, int] = {}
@@ -258,7 +273,11 @@ class _Reader:
             self._report(path, "a stage needs a name")
             name = f"stage {path[-1]}"
         if not isinstance(repeat, int) or isinstance(repeat, bool) or not 1 <= repeat <= 100:
-            self._report((*path, "repeat"), f"repeat is a number from 1 to 100, not {repeat!r}")
+            self._report(
+                (*path, "repeat"),
+                f"repeat is a number from 1 to 100, not {repeat!r}",
+                "write for example repeat: 4; it ends earlier when a round changes nothing",
+            )
             repeat = 1
         if not isinstance(items, list) or not items:
             self._report(path, f"stage {name!r} needs steps: a list of at least one")
@@ -296,7 +315,8 @@ class _Reader:
             )
             return None
         chosen = {setting.option: setting.value for setting in mine}
-        bound: Step | None = self._bind(cls, {**options, **chosen}, f"step {name!r}", path)
+        texts = {setting.option: setting.text for setting in mine}
+        bound: Step | None = self._bind(cls, {**options, **chosen}, f"step {name!r}", path, texts)
         return bound and self._anchored(bound, set(options) - set(chosen))
 
     def _anchored(self, step: Step, written: Iterable[str]) -> Step:
@@ -316,12 +336,28 @@ class _Reader:
             )
         )
 
-    def _bind(self, cls: type[Any], options: dict[str, Any], subject: str, path: Location) -> Any:
+    def _bind(
+        self,
+        cls: type[Any],
+        options: dict[str, Any],
+        subject: str,
+        path: Location,
+        settings: Mapping[str, str] = MappingProxyType({}),
+    ) -> Any:
+        """Return ``cls`` with ``options``; ``settings`` has the texts of those that came by --set."""
         try:
             return bind(cls, options, subject)
         except OptionErrors as errors:
             for problem in errors.problems:
-                self._report((*path, *problem.path), problem.text)
+                setting = settings.get(str(problem.path[0])) if problem.path else None
+                where = self._document.where((*path, *problem.path))
+                where = where if setting is None else f"--set {setting}"
+                remedy = (
+                    f"`trtforge show {cls.name}` explains the options"
+                    if hasattr(cls, "name")
+                    else ""
+                )
+                self._problems.append(RecipeError(problem.text, where=where, remedy=remedy))
         except RequestError as error:
             self._report(path, f"{subject}: {error.what}", error.remedy)
         return None

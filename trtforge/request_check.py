@@ -30,7 +30,11 @@ def check_profiles(model: ir.Model, request: Request, *, will_build: bool) -> No
         for name, shapes in profile.items():
             if name not in inputs:
                 hint = did_you_mean(name, inputs) or f"It has: {', '.join(inputs)}."
-                raise RequestError(f"shapes: the model has no input {name!r}. {hint}")
+                raise RequestError(
+                    f"the model has no input {name!r}. {hint}",
+                    where="shapes",
+                    remedy="correct the name in the recipe's `shapes`, or in --shape",
+                )
             _check_range(name, inputs[name].shape, shapes)
     if will_build:
         _refuse_missing(inputs, request.profiles or ({},))
@@ -41,14 +45,18 @@ def _check_range(name: str, declared: ir.Shape | None, shapes: ShapeRange) -> No
         return
     if len(declared) != len(shapes.opt):
         raise RequestError(
-            f"shapes: input {name!r} has rank {len(declared)} ({_text(declared)}), "
-            f"but {shapes} has rank {len(shapes.opt)}"
+            f"{shapes} has rank {len(shapes.opt)}, but the model's input has rank "
+            f"{len(declared)} ({_text(declared)})",
+            where=f"shapes, input {name!r}",
+            remedy=f"write {len(declared)} dimensions, for example {_example(declared)}",
         )
     for axis, dim in enumerate(declared.dims):
         if isinstance(dim, int) and not shapes.min[axis] == dim == shapes.max[axis]:
             raise RequestError(
-                f"shapes: dimension {axis} of input {name!r} is {dim} in the model "
-                f"({_text(declared)}), but {shapes} asks for another"
+                f"dimension {axis} is {dim} in the model ({_text(declared)}), but {shapes} asks "
+                "for another",
+                where=f"shapes, input {name!r}",
+                remedy=f"write {dim} there, or export the model with that dimension dynamic",
             )
 
 

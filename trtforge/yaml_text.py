@@ -46,7 +46,11 @@ def read_yaml(path: Path) -> Document:
     except OSError as error:
         raise RecipeError(f"cannot be read: {error.strerror}", where=str(path)) from error
     if len(content) > MAX_BYTES:
-        raise RecipeError("is over 1 MiB, too large for a recipe", where=str(path))
+        raise RecipeError(
+            "is over 1 MiB, too large for a recipe",
+            where=str(path),
+            remedy="a recipe is a short text; keep data in files of their own",
+        )
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -87,7 +91,11 @@ def _refuse_dangers(yaml: Any, text: str, source: str) -> None:
             )
         depth += isinstance(event, CollectionStartEvent) - isinstance(event, CollectionEndEvent)
         if depth > MAX_DEPTH:
-            raise RecipeError(f"is nested more than {MAX_DEPTH} levels deep", where=where)
+            raise RecipeError(
+                f"is nested more than {MAX_DEPTH} levels deep",
+                where=where,
+                remedy="a recipe needs six levels; close the brackets",
+            )
 
 
 def _syntax_error(error: Any, text: str, source: str) -> RecipeError:
@@ -149,4 +157,8 @@ def _scalar(node: Any, where: str) -> str | int | float | bool | None:
         return text
     if kind in ("str", "timestamp", "value", "merge"):
         return text
-    raise RecipeError(f"the YAML tag {node.tag!r} is not allowed in a recipe", where=where)
+    raise RecipeError(
+        f"the YAML tag {node.tag!r} is not allowed in a recipe",
+        where=where,
+        remedy="leave the tag out",
+    )

@@ -51,7 +51,9 @@ def _meant(kind: str, known: Iterable[str]) -> list[str]:
     name = plurals.get(kind, kind)
     if name and name not in meanings:
         hint = did_you_mean(name, meanings) or f"There are: {', '.join(meanings)}."
-        raise RequestError(f"there is no kind {kind!r}. {hint}")
+        raise RequestError(
+            f"there is no kind {kind!r}. {hint}", remedy="`trtforge list` shows everything"
+        )
     return meanings[name] if name else kinds
 
 

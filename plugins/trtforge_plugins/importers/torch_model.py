@@ -193,7 +193,9 @@ def _call(source: str, module: str, name: str) -> object:
     try:
         found = importlib.import_module(module)
     except Exception as error:  # the user's module may raise anything
-        raise _failure(f"module {module} cannot be imported", source, error) from error
+        failure = _failure(f"module {module} cannot be imported", source, error)
+        failure.remedy = "start in the folder that holds it, or put that folder into PYTHONPATH"
+        raise failure from error
     finally:
         sys.path.remove(str(Path.cwd()))
     factory = getattr(found, name, None)

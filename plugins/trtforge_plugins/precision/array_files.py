@@ -126,7 +126,9 @@ def _reading(path: Path) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError as error:
-        raise DataError("there is no such file", where=str(path)) from error
+        raise DataError(
+            "there is no such file", where=str(path), remedy="check the path"
+        ) from error
     except OSError as error:
         raise DataError(f"cannot be read: {error.strerror or error}", where=str(path)) from error
     except (ValueError, EOFError, zipfile.BadZipFile, RuntimeError, NotImplementedError) as error:

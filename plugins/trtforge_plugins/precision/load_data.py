@@ -182,7 +182,11 @@ def _sample_count(file: ArrayFile, keys: Mapping[str, str]) -> int:
         )
     length = next(iter(lengths.values()), 0)
     if length == 0:
-        raise DataError("there is no sample in it", where=str(file.path))
+        raise DataError(
+            "there is no sample in it",
+            where=str(file.path),
+            remedy="the first axis of each array counts samples; give at least one",
+        )
     return length
 
 
