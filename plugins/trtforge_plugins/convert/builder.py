@@ -48,7 +48,8 @@ class Builder:
         self, op_type: str, outputs: int, *operands: Operand, **attributes: Any
     ) -> tuple[ir.Value, ...]:
         """Add a node with several outputs and return them."""
-        like = next((each.dtype for each in operands if isinstance(each, ir.Value)), None)
+        typed = operands[1:] if op_type == "Where" else operands  # its first is the condition
+        like = next((each.dtype for each in typed if isinstance(each, ir.Value)), None)
         inputs = [self._value(operand, like) for operand in operands]
         made = ir.node(
             op_type,

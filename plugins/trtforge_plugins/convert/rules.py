@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from functools import cache
 
 from trtforge_plugins.convert.axes import ReduceAxes, ReduceBool, SqueezeAxes
+from trtforge_plugins.convert.bits import BitShift, BitwiseLogic, BitwiseNot
 from trtforge_plugins.convert.own_body import OwnBody
 from trtforge_plugins.convert.rule import Rule
 
@@ -15,6 +16,7 @@ def all_rules() -> tuple[Rule, ...]:
     return (
         *(OwnBody(),),
         *(ReduceBool(), ReduceAxes(), SqueezeAxes()),
+        *(BitShift(), BitwiseLogic(), BitwiseNot()),
     )
 
 
