@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import onnx
 import onnx_ir as ir
 
+from trtforge_plugins.clean.bodies import bodies
 from trtforge_plugins.convert.builder import RULE_KEY, Builder, infer
 from trtforge_plugins.convert.rule import Refusal, Rule
 
@@ -18,10 +19,13 @@ class OwnBody(Rule):
     name: ClassVar[str] = "own-body"
     ops: ClassVar[tuple[str, ...]] = (
         "AffineGrid",
+        "CausalConvWithState",
         "CenterCropPad",
+        "LinearAttention",
         "NegativeLogLikelihoodLoss",
         "SoftmaxCrossEntropyLoss",
         "SwiGLU",
+        "ai.onnx.preview::FlexAttention",
     )
     concerns: ClassVar[str] = "TensorRT-RTX 1.7, TensorRT 10 and 11: no such operator"
     source: ClassVar[str] = "https://onnx.ai/onnx/operators/ (section Function Body)"
@@ -57,44 +61,45 @@ def function_body(node: ir.Node, opset: int) -> onnx.FunctionProto | None:
     return onnx.FunctionProto.FromString(text) if text else None
 
 
-def inline(
-    body: onnx.FunctionProto, node: ir.Node, build: Builder
-) -> Sequence[ir.Value | None] | Refusal:
+def inline(body: onnx.FunctionProto, node: ir.Node, build: Builder) -> Sequence[ir.Value]:
     """Add the nodes of ``body`` to ``build``, applied to the inputs and attributes of ``node``."""
     function = ir.serde.deserialize_function(body)
-    values: dict[ir.Value | None, ir.Value | None] = {None: None}
-    padded = [*node.inputs, *([None] * len(function.inputs))]
-    values.update(zip(function.inputs, padded, strict=False))
-    stem = build.node.name or node.op_type
-    for inner in function:
-        attributes = _resolved(inner, node, function)
-        if attributes is None:
-            return Refusal(f"its function body has a subgraph in {inner.op_type}")
-        inputs = [values.get(value) for value in inner.inputs]
-        made = ir.node(
-            inner.op_type, inputs, attributes=attributes, num_outputs=len(inner.outputs),
-            domain=inner.domain, name=f"{stem}/{inner.op_type}_{len(build.nodes)}",
-        )  # fmt: skip
-        made.metadata_props[RULE_KEY] = OwnBody.name
-        for index, value in enumerate(made.outputs):
-            value.name = f"{made.name}_out{index}"
-        build.nodes.append(made)
-        infer(made, build.opset)
-        values.update(zip(inner.outputs, made.outputs, strict=True))
-    return [values[value] for value in function.outputs[: len(node.outputs)]]
+    results = list(function.outputs)[: len(node.outputs)]
+    function.outputs.clear()  # a value belongs to the outputs of one graph at most
+    for inner in function.all_nodes():
+        _resolve_attributes(inner, node, function)
+    _rename(function, build)
+    given = [*node.inputs, *([None] * len(function.inputs))]
+    for formal, actual in zip(function.inputs, given, strict=False):
+        for use in tuple(formal.uses()):
+            use.node.replace_input_with(use.idx, actual)
+    for inner in tuple(function):
+        function.remove(inner)
+        inner.metadata_props[RULE_KEY] = OwnBody.name
+        build.nodes.append(inner)
+        infer(inner, build.opset)
+    return results
 
 
-def _resolved(inner: ir.Node, node: ir.Node, function: ir.Function) -> dict[str, ir.Attr] | None:
-    """Return the attributes of a body's node with the call's values in place of references."""
-    resolved: dict[str, ir.Attr] = {}
-    for name, attribute in inner.attributes.items():
-        if attribute.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS):
-            return None
+def _rename(function: ir.Function, build: Builder) -> None:
+    """Name nodes and values, those of subgraphs too, after the node that they replace."""
+    stem, count = build.node.name or build.node.op_type, len(build.nodes)
+    for index, inner in enumerate(function.all_nodes(), count):
+        inner.name = f"{stem}/{inner.op_type}_{index}"
+        for position, value in enumerate(inner.outputs):
+            value.name = f"{inner.name}_out{position}" if value.name else ""
+        for graph in bodies(inner):
+            for value in graph.inputs:
+                value.name = f"{inner.name}_{value.name}"
+
+
+def _resolve_attributes(inner: ir.Node, node: ir.Node, function: ir.Function) -> None:
+    """Put the call's values in place of references; what the call leaves out is left out."""
+    for name, attribute in tuple(inner.attributes.items()):
         if not attribute.is_ref():
-            resolved[name] = attribute
             continue
         reference = attribute.ref_attr_name or ""
         given = node.attributes.get(reference) or function.attributes.get(reference)
+        del inner.attributes[name]
         if given is not None and given.value is not None:
-            resolved[name] = ir.Attr(name, given.type, given.value)
-    return resolved
+            inner.attributes[name] = ir.Attr(name, given.type, given.value)
