@@ -12,6 +12,7 @@ from pathlib import Path
 import onnx_ir as ir
 import pytest
 import trtforge_plugins.clean
+import trtforge_plugins.convert
 
 from trtforge import Pass
 from trtforge.testing import apply, check_pass
@@ -20,7 +21,8 @@ GOLDEN = Path(__file__).parent / "golden"
 CASES = sorted(GOLDEN.glob("*/*.txt"))
 PASSES: dict[str, type[Pass]] = {
     cls.name: cls
-    for cls in (getattr(trtforge_plugins.clean, name) for name in trtforge_plugins.clean.__all__)
+    for package in (trtforge_plugins.clean, trtforge_plugins.convert)
+    for cls in (getattr(package, name) for name in package.__all__)
 }
 
 

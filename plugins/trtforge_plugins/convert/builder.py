@@ -51,6 +51,8 @@ class Builder:
         typed = operands[1:] if op_type == "Where" else operands  # its first is the condition
         like = next((each.dtype for each in typed if isinstance(each, ir.Value)), None)
         inputs = [self._value(operand, like) for operand in operands]
+        while inputs and inputs[-1] is None:
+            inputs.pop()
         made = ir.node(
             op_type,
             inputs,

@@ -9,12 +9,14 @@ from trtforge_plugins.convert.axes import ReduceAxes, ReduceBool, SqueezeAxes
 from trtforge_plugins.convert.bits import BitShift, BitwiseLogic, BitwiseNot
 from trtforge_plugins.convert.own_body import OwnBody
 from trtforge_plugins.convert.rule import Rule
+from trtforge_plugins.convert.slices import NameSliceAxes
 
 
 def all_rules() -> tuple[Rule, ...]:
     """Return every rule."""
     return (
         *(OwnBody(),),
+        *(NameSliceAxes(),),
         *(ReduceBool(), ReduceAxes(), SqueezeAxes()),
         *(BitShift(), BitwiseLogic(), BitwiseNot()),
     )
