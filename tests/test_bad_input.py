@@ -446,8 +446,12 @@ def test_a_broken_plugin_is_named_and_the_command_goes_on(monkeypatch):
 
 
 def test_a_plugin_with_a_misspelt_hook(monkeypatch):
+    @hookimpl
+    def trtforge_component():
+        return []
+
     module = types.ModuleType("misspelt")
-    module.trtforge_component = hookimpl(list)
+    module.trtforge_component = trtforge_component
     offer(monkeypatch, misspelt=module)
     says = ["plugin 'misspelt'", "Did you mean 'trtforge_components'?", "--without misspelt"]
     refused("list", code=ENVIRONMENT_LACKS, says=says)

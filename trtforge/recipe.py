@@ -344,7 +344,7 @@ class _Reader:
         path: Location,
         settings: Mapping[str, str] = MappingProxyType({}),
     ) -> Any:
-        """Return ``cls`` with ``options``; ``settings`` has the texts of those that came by --set."""
+        """Return ``cls`` with ``options``; ``settings``: texts of those from --set."""
         try:
             return bind(cls, options, subject)
         except OptionErrors as errors:
