@@ -65,8 +65,9 @@ def make(name: str, folder: Path) -> Path:
     sys.path.insert(0, str(ROOT / "tests"))
     import models
 
+    base = models.BertSize(12, 768, 12, 3072, 30522, 512)
     path = folder / f"{name}.onnx"
-    onnx.save(models.resnet50() if name == "resnet50" else models.bert(), path)
+    onnx.save(models.resnet50() if name == "resnet50" else models.bert(base), path)
     return path
 
 

@@ -17,8 +17,8 @@ class NameSliceAxes(Rule):
     name: ClassVar[str] = "name-slice-axes"
     ops: ClassVar[tuple[str, ...]] = ("Slice",)
     concerns: ClassVar[str] = (
-        "TensorRT-RTX 1.7 takes a Slice with fewer starts than dimensions and no axes, and then "
-        "fails to build: `broadcast dimensions must be conformable`"
+        "TensorRT-RTX 1.7: `The shape of input starts misaligns with the shape of input axes` for "
+        "fewer starts than dimensions"
     )
     source: ClassVar[str] = "https://onnx.ai/onnx/operators/onnx__Slice.html (input axes)"
 
