@@ -6,19 +6,36 @@ from collections.abc import Mapping
 from functools import cache
 
 from trtforge_plugins.convert.axes import ReduceAxes, ReduceBool, SqueezeAxes
+from trtforge_plugins.convert.beyond import BeyondTensorRt
 from trtforge_plugins.convert.bits import BitShift, BitwiseLogic, BitwiseNot
+from trtforge_plugins.convert.casting import CastLikeByType, QuantizedCast, SmallBitCast
+from trtforge_plugins.convert.integer_products import IntegerProduct
+from trtforge_plugins.convert.normalization import (
+    BatchNormTraining,
+    LayerNormStatistics,
+    NormalizeWithoutSpace,
+)
 from trtforge_plugins.convert.own_body import OwnBody
+from trtforge_plugins.convert.pooling import MaxPool, MaxUnpool, SumPool
+from trtforge_plugins.convert.quantization import Dequantize, DynamicQuantize, Quantize
+from trtforge_plugins.convert.recurrent import RecurrentLayout
 from trtforge_plugins.convert.rule import Rule
 from trtforge_plugins.convert.slices import NameSliceAxes
+from trtforge_plugins.convert.tensor_scatter import ScatterIntoCache
 
 
 def all_rules() -> tuple[Rule, ...]:
     """Return every rule."""
     return (
         *(OwnBody(),),
+        *(LayerNormStatistics(), BatchNormTraining(), NormalizeWithoutSpace()),
+        *(RecurrentLayout(), ScatterIntoCache()),
         *(NameSliceAxes(),),
         *(ReduceBool(), ReduceAxes(), SqueezeAxes()),
         *(BitShift(), BitwiseLogic(), BitwiseNot()),
+        *(MaxPool(), SumPool(), MaxUnpool()),
+        *(CastLikeByType(), QuantizedCast(), SmallBitCast(), Quantize(), Dequantize()),
+        *(DynamicQuantize(), IntegerProduct(), BeyondTensorRt()),
     )
 
 
