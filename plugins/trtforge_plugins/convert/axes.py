@@ -114,7 +114,9 @@ def _chosen(
         same = build.op("Equal", column, np.asarray([candidate], np.int64))
         hits = build.cast(same, ir.DataType.INT32)
         every = build.reduce("ReduceMin", build.reduce("ReduceMax", hits, [0]), [0, 1])
-        chosen = build.op("Where", build.cast(build.reshape(every, []), ir.DataType.BOOL), result, chosen)
+        chosen = build.op(
+            "Where", build.cast(build.reshape(every, []), ir.DataType.BOOL), result, chosen
+        )
     return chosen
 
 

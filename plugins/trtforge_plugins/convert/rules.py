@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import cache
 
+from trtforge_plugins.convert.attention import WrittenAttention
 from trtforge_plugins.convert.axes import ReduceAxes, ReduceBool, SqueezeAxes
 from trtforge_plugins.convert.beyond import BeyondTensorRt
 from trtforge_plugins.convert.bits import BitShift, BitwiseLogic, BitwiseNot
@@ -29,7 +30,7 @@ def all_rules() -> tuple[Rule, ...]:
     return (
         *(OwnBody(),),
         *(LayerNormStatistics(), BatchNormTraining(), NormalizeWithoutSpace()),
-        *(RecurrentLayout(), ScatterIntoCache()),
+        *(RecurrentLayout(), ScatterIntoCache(), WrittenAttention()),
         *(NameSliceAxes(),),
         *(ReduceBool(), ReduceAxes(), SqueezeAxes()),
         *(BitShift(), BitwiseLogic(), BitwiseNot()),
