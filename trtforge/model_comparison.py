@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     Outputs = Mapping[str, Array]
 
 
+_MANY = 64
+"""From this many samples on, laying out weights anew for speed pays for the time it takes."""
+
+
 def compare_models(  # noqa: PLR0913  # two models, the data, and how to run them
     given: str | os.PathLike[str] | ir.Model,
     final: str | os.PathLike[str] | ir.Model,
@@ -50,9 +54,12 @@ def compare_models(  # noqa: PLR0913  # two models, the data, and how to run the
         ModelError, StepError: ONNX Runtime does not take or run one of the models.
         DataError: the data does not fit the given model.
     """
-    expected, actual = (Reference(model, provider=provider) for model in (given, final))
+    count = batches.samples if count is None else count
+    expected, actual = (
+        Reference(model, provider=provider, prepack=count > _MANY) for model in (given, final)
+    )
     dynamic = all(spec.shape and not isinstance(spec.shape[0], int) for spec in expected.inputs)
-    feeds = first(batches, batches.samples if count is None else count, cut=dynamic)
+    feeds = first(batches, count, cut=dynamic)
     samples = Batches(feeds, batches.source).samples
     problem = _other_inputs(expected.inputs, actual.inputs)
     if problem:
@@ -86,7 +93,19 @@ def _other_inputs(given: Sequence[TensorSpec], final: Sequence[TensorSpec]) -> s
             _is_float(ours[name].dtype) and _is_float(theirs[name].dtype)
         ):
             return f"input {name!r} has type {theirs[name].dtype} instead of {ours[name].dtype}"
+        if not _may_agree(ours[name].shape, theirs[name].shape):
+            return f"input {name!r} has shape {theirs[name].shape} instead of {ours[name].shape}"
     return ""
+
+
+def _may_agree(ours: tuple[object, ...], theirs: tuple[object, ...]) -> bool:
+    """Whether some array has both shapes; an empty one may also stand for an unknown rank."""
+    if not ours or not theirs:
+        return True
+    pairs = zip(ours, theirs, strict=False)
+    return len(ours) == len(theirs) and not any(
+        isinstance(a, int) and isinstance(b, int) and a != b for a, b in pairs
+    )
 
 
 def _is_float(dtype: np.dtype[np.generic]) -> bool:

@@ -60,6 +60,7 @@ class Reference:
         model: An ONNX file, or a model in memory, which stays as it is.
         provider: ``auto`` takes CUDA where it works, else the CPU.
         optimize: Whether ONNX Runtime may optimize the graph.
+        prepack: Whether it may lay weights out anew: slower to start, faster to run.
         threads: Threads within one operator; None: one per CPU core.
 
     Raises:
@@ -74,6 +75,7 @@ class Reference:
         *,
         provider: Provider = "auto",
         optimize: bool = True,
+        prepack: bool = True,
         threads: int | None = None,
     ) -> None:
         loaded = model if isinstance(model, ir.Model) else model_file.load(model)
@@ -83,13 +85,14 @@ class Reference:
         )
         self.outputs = tuple(_spec(value) for value in loaded.graph.outputs)
         self.provider = _choose(provider)
+        options = _Options(optimize, prepack, threads)
         with _creating(where):
-            self._session = _start(loaded, self.provider, optimize=optimize, threads=threads)
+            self._session = _start(loaded, self.provider, options)
             if self.provider == CUDA and CUDA not in self._session.get_providers():
                 if provider == "cuda":
                     raise _no_cuda("ONNX Runtime could not start it and fell back to the CPU")
                 self.provider = CPU
-                self._session = _start(loaded, CPU, optimize=optimize, threads=threads)
+                self._session = _start(loaded, CPU, options)
 
     def run(self, feed: Mapping[str, Array]) -> dict[str, Array]:
         """Return the outputs by name, in the model's order.
@@ -160,25 +163,35 @@ def _no_cuda(why: str) -> EnvironmentLacks:
     )
 
 
-def _options(*, optimize: bool, threads: int | None) -> Any:
+@dataclass(frozen=True)
+class _Options:
+    optimize: bool
+    prepack: bool
+    threads: int | None
+
+
+def _session_options(chosen: _Options) -> Any:
     import onnxruntime
 
     levels = onnxruntime.GraphOptimizationLevel
     options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimize else levels.ORT_DISABLE_ALL
+    options.graph_optimization_level = (
+        levels.ORT_ENABLE_ALL if chosen.optimize else levels.ORT_DISABLE_ALL
+    )
     options.log_severity_level = 4  # errors reach us as exceptions
-    options.intra_op_num_threads = threads or 0
+    options.intra_op_num_threads = chosen.threads or 0
     options.add_session_config_entry("session.disable_quant_qdq", "1")
+    options.add_session_config_entry("session.disable_prepacking", "01"[not chosen.prepack])
     # Two sessions are compared in turn: threads of the idle one must not spin.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return options
 
 
-def _start(model: ir.Model, provider: str, *, optimize: bool, threads: int | None) -> Any:
+def _start(model: ir.Model, provider: str, chosen: _Options) -> Any:
     """Return a session that runs ``model``, which stays as it is."""
     from onnxruntime import InferenceSession
 
-    options = _options(optimize=optimize, threads=threads)
+    options = _session_options(chosen)
     ends = (*model.graph.inputs, *model.graph.outputs)
     rounds = provider == CPU or any(value.dtype == ir.DataType.BFLOAT16 for value in ends)
     runnable = round_explicitly(model) if rounds and computes_in_half(model) else model.clone()
