@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
@@ -19,16 +20,21 @@ BATCHES = (1, 8, 32)
 OTHER = (1, 64, 256)
 
 
-def starter_recipe(model: str, host: Host) -> str:
+def starter_recipe(model: str, host: Host, folder: Path = Path()) -> str:
     """Return the text of a recipe that builds an FP16 engine of ``model``.
+
+    Args:
+        model: A file, a folder, or ``package.module:factory``.
+        host: The plugins.
+        folder: Where the recipe will lie; its paths start there.
 
     Raises:
         ModelError: the model cannot be read.
     """
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
-    with TemporaryDirectory(prefix="trtforge-init-") as folder:
-        ctx = open_model(model, Path(folder), host)
+    with TemporaryDirectory(prefix="trtforge-init-") as scratch:
+        ctx = open_model(model, Path(scratch), host)
         inputs = {
             value.name or "": value
             for value in ctx.model.graph.inputs
@@ -46,7 +52,20 @@ def starter_recipe(model: str, host: Host) -> str:
     )
     templates.filters["quoted"] = _quoted
     template = templates.get_template("recipe.yaml.jinja")
-    return template.render(model=model, facts=facts, shapes=shapes, megabytes=weights / 2**20)
+    return template.render(
+        model=_from(folder, model),
+        source=model,
+        facts=facts,
+        shapes=shapes,
+        megabytes=weights / 2**20,
+    )
+
+
+def _from(folder: Path, model: str) -> str | None:
+    """Return the path of a model as a recipe in ``folder`` names it; None for code."""
+    if not Path(model).exists():
+        return None
+    return model if Path(model).is_absolute() else os.path.relpath(model, folder)
 
 
 def _is_dynamic(value: ir.Value) -> bool:

@@ -121,7 +121,7 @@ class Live(Quiet):
 
     def message(self, text: str) -> None:
         """Print ``text`` above the display."""
-        self._console.print(text, markup=False)
+        self._console.print(text, markup=False, highlight=False)
 
     def update(self, label: str, done: int, total: int) -> None:
         """Move the bar."""

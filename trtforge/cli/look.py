@@ -46,7 +46,7 @@ def _meant(kind: str, known: Iterable[str]) -> list[str]:
     """Return the kinds that ``kind`` means: itself, singular or plural; all steps; everything."""
     kinds = list(known)
     steps = [each for each in kinds if each not in ("op", "recipe")]
-    meanings = {"step": steps, **{each: [each] for each in kinds}}
+    meanings = {**{each: [each] for each in kinds}, "step": steps}
     plurals = {f"{name}es" if name.endswith("s") else f"{name}s": name for name in meanings}
     name = plurals.get(kind, kind)
     if name and name not in meanings:

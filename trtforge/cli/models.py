@@ -84,13 +84,14 @@ def init(
     if out.exists() and not force:
         remedy = "give another file with -o, or replace it with --force"
         raise RequestError(f"the file {out} exists", remedy=remedy)
-    text = starter_recipe(model, open_host(without))
+    text = starter_recipe(model, open_host(without), out.parent)
     try:
         with atomic_file(out) as file:
             file.write(text.encode())
     except OSError as error:
         raise write_error(error, out) from error
-    say(f"wrote {out}; next: trtforge run {out}")
+    more = "" if Path(model).exists() else f" --model {shlex.quote(model)}"
+    say(f"wrote {out}; next: trtforge run {shlex.quote(str(out))}{more}")
 
 
 def verify(
@@ -130,7 +131,6 @@ def _tell_comparison(comparison: Comparison) -> None:
         table.add_column(column, justify="left" if column == "output" else "right")
     for output in comparison.outputs:
         if output.problem:
-            table.add_row(output.name, output.problem)
             continue
         top1 = "-" if output.top1_agreement is None else f"{output.top1_agreement:.4f}"
         table.add_row(
@@ -142,6 +142,10 @@ def _tell_comparison(comparison: Comparison) -> None:
             top1,
             str(output.nonfinite_mismatch),
         )
-    say_table(table)
+    if table.row_count:
+        say_table(table)
+    for output in comparison.outputs:
+        if output.problem:
+            say(f"{output.name}: {output.problem}")
     kind = "" if comparison.real else " (not real data: give some with --data)"
     say(f"{comparison.samples} samples: {comparison.data}{kind}")

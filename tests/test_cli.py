@@ -1,0 +1,616 @@
+"""The command line: what each command answers, to people, to programs, and on a terminal."""
+
+import io
+import json
+import os
+import pty
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jsonschema
+import numpy as np
+import onnx
+import onnx.parser
+import pytest
+from command import trtforge
+from models import CONV_RELU, parse
+from trtforge_plugins.importers.onnx_file import ImportOnnx
+
+from trtforge import demo
+from trtforge.checkup import Level, checkup
+from trtforge.environment import Environment, Gpu, environment
+from trtforge.records import StepRecord
+from trtforge.report import report_schema
+from trtforge.terminal import JsonLines, Live, PlainLines, Quiet
+
+DONE, REQUIREMENT_MISSED, STEP_FAILED, ENVIRONMENT_LACKS = 0, 1, 3, 4
+COMMAND = str(Path(sys.executable).with_name("trtforge"))
+
+STATIC = """
+<ir_version: 10, opset_import: ["" : 21]>
+static (float[2,8] x) => (float[2,8] y)
+{
+    [first] a = Relu (x)
+    [second] y = Neg (a)
+}
+"""
+
+
+@pytest.fixture(autouse=True)
+def place(tmp_path, monkeypatch):
+    """A folder of the user's with a model of fixed and one of dynamic shape."""
+    folder = tmp_path / "here"
+    folder.mkdir()
+    (folder / "conv.onnx").write_bytes(parse(CONV_RELU).SerializeToString())
+    (folder / "static.onnx").write_bytes(onnx.parser.parse_model(STATIC).SerializeToString())
+    monkeypatch.setenv("TRTFORGE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(folder)
+    return folder
+
+
+def done(*arguments, code=DONE):
+    answer = trtforge(*arguments)
+    assert answer.code == code, answer.err
+    assert "Traceback" not in answer.err
+    return answer
+
+
+# What is installed
+
+
+def test_help_fits_80_columns():
+    answer = done("--help")
+    commands = ("demo", "run", "check", "init", "verify", "report", "doctor", "list", "show")
+    assert all(re.search(rf"^  {name}  +[A-Z]", answer.out, re.MULTILINE) for name in commands)
+    about = answer.out.partition("Commands:")[2]
+    assert "..." not in about, "the help of a command does not fit its line"
+    assert max(map(len, answer.out.splitlines())) <= 80
+
+
+def test_the_version():
+    assert re.fullmatch(r"trtforge \d+\.\d+\.\d+\n", done("--version").out)
+
+
+def test_list_names_everything_by_plugin():
+    lines = done("list").out.splitlines()
+    assert "trtforge-plugins:" in lines
+    assert "trtforge-ops:" in lines
+    assert any(re.match(r"  pass +fold-constants +\w", line) for line in lines)
+    assert any(re.match(r"  backend +tensorrt +\w", line) for line in lines)
+    assert not any(line != line.rstrip() for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("asked", "kinds"),
+    [
+        ("pass", {"pass"}),
+        ("passes", {"pass"}),
+        ("op", {"op"}),
+        ("recipes", {"recipe"}),
+        ("steps", {"pass", "calibrator", "backend", "importer", "step"}),
+    ],
+)
+def test_list_one_kind(asked, kinds):
+    rows = done("list", asked, "--json").json
+    assert {row["kind"] for row in rows} >= kinds
+    assert {row["kind"] for row in rows}.isdisjoint({"op", "recipe"} - kinds)
+    assert all(row["name"] and row["about"] and row["plugin"] for row in rows)
+
+
+def test_list_fits_a_terminal_of_80_columns():
+    shown = on_terminal("list", columns=80)
+    assert max(map(len, shown.splitlines())) <= 80
+
+
+def test_show_a_step():
+    text = done("show", "insert-qdq").out
+    assert text.startswith("insert-qdq  (plugin 'trtforge-plugins' of trtforge")
+    assert "needs: Ranges" in text
+    assert 'dtype: int8 | float8e4m3fn = "int8"' in text
+    facts = done("show", "insert-qdq", "--json").json
+    assert facts["gives"] == ["Quantized"]
+    assert facts["options"]["dtype"]["default"] == "int8"
+
+
+def test_show_a_custom_op_and_a_recipe():
+    assert "inputs: x, bias" in done("show", "trtforge::BiasGelu").out
+    assert done("show", "trtforge::BiasGelu", "--json").json["outputs"] == ["y"]
+    assert done("show", "fp16").out.startswith("description:")
+    assert "stages:" in done("show", "fp16", "--json").json["recipe"]
+
+
+def test_every_step_op_and_recipe_can_be_shown():
+    for row in done("list", "--json").json:
+        assert row["about"].split()[0] in done("show", row["name"]).out
+
+
+def test_the_schema_takes_the_demo_recipe():
+    from ruamel.yaml import YAML
+
+    schema = done("schema").json
+    jsonschema.Draft202012Validator.check_schema(schema)
+    recipe = YAML(typ="safe").load(demo.RECIPE)
+    jsonschema.validate(recipe, schema)
+    recipe["stages"][0]["steps"].append("no-such-step")
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(recipe, schema)
+
+
+# Runs
+
+
+def test_the_demo(place):
+    answer = done("demo", "--out", "out")
+    for line in (
+        r"Output     logits: cosine 0\.99\d+, SQNR [\d.]+ dB, max abs [\d.]+, top-1 (0\.99|1\.0)",
+        r"Accuracy   0\.98\d+ before, 0\.9[89]\d+ after",
+        r"Data       450 samples, .*test\.npz$",
+        r"Precision  \d+\.\d% int8",
+        r"Engine     out/engines/digits\.engine$",
+        r"for sm_80, sm_86, sm_89, sm_120$",
+        r"\(built, not executed\)$",
+        r"Memory     activations [\d.]+MiB",
+        r"Verdict    done as asked \(exit code 0\)",
+    ):
+        assert re.search(line, answer.out, re.MULTILINE), (line, answer.out)
+    assert re.search(r"^build: tensorrt +gives Engine +\d+\.\d\d s$", answer.err, re.MULTILINE)
+    assert "To do" not in answer.err
+    onnx.checker.check_model(onnx.load("out/model.onnx"), full_check=True)
+    for name in ("engines/digits.engine", "report.html", "report.json", "run.json"):
+        assert (place / "out" / name).stat().st_size > 0
+
+    again = done("demo", "--json")
+    jsonschema.validate(again.json, report_schema())
+    assert Path("runs/digits-recipe/report.json").read_text() == again.out
+    cached = [step["cached"] for stage in again.json["stages"] for step in stage["steps"]]
+    assert sum(cached) > len(cached) / 2
+
+
+def test_report_shows_a_run_again():
+    made = done("run", "convert", "-m", "static.onnx", "--out", "out")
+    Path("out/report.html").unlink()
+    assert done("report", "out").out == made.out.lstrip("\n")
+    assert Path("out/report.html").is_file()
+    answer = done("report", "out", "--json")
+    assert answer.json == json.loads(Path("out/report.json").read_bytes())
+    jsonschema.validate(answer.json, report_schema())
+
+
+def test_the_report_of_a_run_that_failed():
+    Path("r.yaml").write_text(
+        "stages: [{name: a, steps: [drop-identity, load-data]}]\nmodel: static.onnx\n"
+    )
+    failed = trtforge("run", "r.yaml", "--out", "out")
+    assert failed.code == 2
+    shown = done("report", "out").out
+    assert "Verdict    failed: stage 'a', step 'load-data': no data is given" in shown
+    jsonschema.validate(done("report", "out", "--json").json, report_schema())
+
+
+def test_run_as_json_says_nothing_else():
+    answer = done("run", "convert", "-m", "static.onnx", "--out", "out", "--json")
+    jsonschema.validate(answer.json, report_schema())
+    assert answer.json["comparison"]["outputs"][0]["sqnr_db"] == "Infinity"  # JSON has no infinity
+    assert answer.err == ""
+
+
+def test_run_quietly():
+    answer = done("run", "convert", "-m", "static.onnx", "--out", "out", "--quiet")
+    assert answer.err == ""
+    assert "Verdict    done as asked" in answer.out
+
+
+def test_run_with_every_step_verified():
+    answer = done("run", "convert", "-m", "conv.onnx", "--verify-each", "--out", "out")
+    steps = [
+        step
+        for stage in json.loads(Path("out/report.json").read_bytes())["stages"]
+        for step in stage["steps"]
+    ]
+    changed = [step for step in steps if step["changes"]]
+    assert changed
+    assert all(step["notes"] for step in changed)
+    assert not any(step["cached"] for step in steps)
+    assert "change" in answer.err
+
+
+def test_a_missed_requirement():
+    Path("r.yaml").write_text(
+        "model: static.onnx\ntargets: [sm_86]\nrequire: {engine_size: 1KiB}\n"
+        "stages: [{name: build, steps: [tensorrt]}]\n"
+    )
+    answer = done("run", "r.yaml", "--out", "out", code=REQUIREMENT_MISSED)
+    assert "Verdict    1 requirement not met (exit code 1)" in answer.out
+    assert re.search(r"trtforge: not met: engine size is .* over the required 1KiB", answer.err)
+    assert "Not met    engine size is" in done("report", "out").out
+
+
+def test_a_dry_run_runs_nothing(place):
+    arguments = ("run", "fp16", "-m", "conv.onnx", "--shape", "x=1x16x8x8", "--target", "sm_86")
+    before = sorted(place.iterdir())
+    answer = done(*arguments, "--dry-run", "--set", "tensorrt.optimization_level=1")
+    assert answer.out.endswith("Nothing was run.\n")
+    assert re.search(
+        r"^build +tensorrt +optimization_level=1 +Engine +no$", answer.out, re.MULTILINE
+    )
+    plan = done(*arguments, "--dry-run", "--json").json
+    assert (plan["recipe"], plan["targets"]) == ("fp16", ["sm_86"])
+    assert plan["plan"][0]["step"] == "import-onnx"
+    assert sorted(place.iterdir()) == before
+    assert "Nothing was run." in on_terminal(*arguments, "--dry-run", columns=80)
+
+
+def test_a_dry_run_tells_what_is_cached():
+    done("run", "convert", "-m", "conv.onnx", "--out", "out")
+    plan = done("run", "convert", "-m", "conv.onnx", "--dry-run", "--json").json["plan"]
+    assert {row["step"]: row["cached"] for row in plan}["fold-constants"]
+
+
+def test_options_replace_those_of_the_recipe():
+    Path("r.yaml").write_text(
+        "model: conv.onnx\nshapes: {x: 1x16x8x8}\ntargets: [sm_86]\n"
+        "stages: [{name: build, steps: [{tensorrt: {tf32: true}}]}]\n"
+    )
+    answer = done(
+        "run", "r.yaml", "--json", "--target", "8.9", "--set", "tensorrt.tf32=false",
+        "--shape", "x=1x16x8x8:2x16x8x8:4x16x8x8",
+    )  # fmt: skip
+    assert answer.json["request"]["targets"] == ["sm_89"]
+    assert answer.json["request"]["profiles"] == [{"x": "1x16x8x8:2x16x8x8:4x16x8x8"}]
+    steps = {step["step"]: step for stage in answer.json["stages"] for step in stage["steps"]}
+    assert steps["tensorrt"]["options"]["tf32"] is False
+
+
+# Questions about models
+
+
+def test_check_a_model_that_tensorrt_takes():
+    assert re.search(
+        r"static.onnx: tensorrt_rtx .* takes it as it is", done("check", "static.onnx").out
+    )
+    assert done("check", "static.onnx", "--json").json["findings"] == []
+
+
+def test_check_a_model_that_needs_converting():
+    answer = done("check", demo.MODEL, code=REQUIREMENT_MISSED)
+    assert "1 finding of tensorrt_rtx" in answer.out
+    assert "ReduceMean 'node_mean'" in answer.out
+    assert "After the recipe `convert`: TensorRT takes it" in answer.out
+    assert f"To do: trtforge run convert --model {demo.MODEL}" in answer.out
+    found = done("check", demo.MODEL, "--json", code=REQUIREMENT_MISSED).json
+    assert found["findings"][0]["op"] == "ReduceMean"
+    assert found["after"] == []
+
+
+@pytest.mark.parametrize("model", [demo.MODEL, "static.onnx", "conv.onnx"])
+def test_the_recipe_of_init_runs_as_it_is(model):
+    assert "next: trtforge run my.yaml" in done("init", model, "-o", "my.yaml").out
+    text = Path("my.yaml").read_text()
+    assert f'model: "{model}"' in text
+    assert ("shapes:" in text) is (model != "static.onnx")
+    report = done("run", "my.yaml", "--json").json
+    assert report["verdict"]["exit_code"] == DONE
+    assert report["engines"][0]["targets"] == ["sm_80", "sm_86", "sm_89", "sm_120"]
+    assert done("init", model, "-o", "my.yaml", "--force").code == DONE
+
+
+def test_init_below_another_folder_names_the_model_from_there():
+    Path("recipes").mkdir()
+    done("init", "static.onnx", "-o", "recipes/my.yaml")
+    assert done("run", "recipes/my.yaml", "--dry-run").code == DONE
+
+
+def test_init_of_a_model_that_code_makes(monkeypatch):
+    """A recipe may not name code, so the user does; the importer itself is another test's."""
+    monkeypatch.setattr(
+        "trtforge_plugins.importers.torch_model.ImportTorch.run",
+        lambda self, ctx: ImportOnnx(source="static.onnx").run(ctx),
+    )
+    answer = done("init", "my.models:make", "-o", "my.yaml")
+    assert answer.out == "wrote my.yaml; next: trtforge run my.yaml --model my.models:make\n"
+    assert "\nmodel:" not in Path("my.yaml").read_text()
+    assert done("run", "my.yaml", "--model", "my.models:make", "--dry-run").code == DONE
+
+
+OTHER = STATIC.replace("Neg (a)", "Identity (a)")
+
+
+def test_verify_equal_and_different_models():
+    Path("other.onnx").write_bytes(onnx.parser.parse_model(OTHER).SerializeToString())
+    np.savez("data.npz", x=np.ones((4, 8), np.float32))
+    equal = done("verify", "static.onnx", "static.onnx", "--data", "data.npz")
+    assert re.search(r"^y +0 +0 +1\.000000 +inf", equal.out, re.MULTILINE)
+    assert "4 samples: data.npz\n" in equal.out
+    found = done("verify", "static.onnx", "static.onnx", "--json").json
+    assert found["outputs"][0]["sqnr_db"] == "Infinity"
+    assert found["real"] is False
+    different = done("verify", "static.onnx", "other.onnx", code=REQUIREMENT_MISSED)
+    assert "trtforge: not met: " in different.err
+    assert "not real data: give some with --data" in different.out
+    missed = done("verify", "static.onnx", "other.onnx", "--json", code=REQUIREMENT_MISSED).json
+    assert "cosine" in missed["missed"][0]
+
+
+def test_verify_models_of_different_interface():
+    answer = done("verify", "conv.onnx", "static.onnx", code=REQUIREMENT_MISSED)
+    assert "input 'x' has shape (2, 8) instead of ('N', 16, 8, 8)" in answer.out
+    assert "trtforge: not met: " in answer.err
+
+
+# The machine
+
+
+def test_doctor():
+    answer = done("doctor")
+    assert re.search(
+        r"^   ok  tensorrt-rtx-cu13 [\d.]+: bindings and libraries agree$", answer.out, re.MULTILINE
+    )
+    found = done("doctor", "--json").json
+    assert found["environment"]["packages"]["onnx"] == onnx.__version__
+    assert {finding["level"] for finding in found["findings"]} <= {"ok", "note", "fault"}
+
+
+def machine(gpus=(), driver="", **packages):
+    named = {name.replace("_", "-"): version for name, version in packages.items()}
+    return Environment("3.11.0", "Linux", "x86_64", 2, 2**32, named, driver, gpus)
+
+
+RTX = {"tensorrt_rtx_cu13_bindings": "1.7.1", "tensorrt_rtx_cu13_libs": "1.7.1"}
+L4 = Gpu("NVIDIA L4", "8.9", 24 * 2**30, 2**30)
+
+
+@pytest.mark.parametrize(
+    ("facts", "fault", "remedy"),
+    [
+        (machine(), "no usable TensorRT is installed", "pip install 'trtforge[cu13]'"),
+        (
+            machine(tensorrt_rtx_cu13_bindings="1.7.1"),
+            "tensorrt-rtx-cu13-libs is not installed",
+            "pip install --force-reinstall tensorrt-rtx-cu13",
+        ),
+        (
+            machine(tensorrt_cu12_bindings="10.1", tensorrt_cu12_libs="10.2"),
+            "bindings 10.1 and libraries 10.2 differ",
+            "pip install --force-reinstall tensorrt-cu12==10.2",
+        ),
+        (machine(**RTX, cupy_cuda12x="14.0"), "CUDA 12 and CUDA 13 are mixed", "keep one"),
+    ],
+)
+def test_a_fault_has_its_remedy(facts, fault, remedy):
+    faults = [finding for finding in checkup(facts) if finding.level is Level.FAULT]
+    assert any(fault in finding.text and remedy in finding.remedy for finding in faults)
+
+
+def test_a_sound_machine_has_no_fault():
+    found = checkup(machine((L4,), "580.1", **RTX, cupy_cuda13x="14.0"), need_gpu=True)
+    assert {finding.level for finding in found} == {Level.OK}
+    assert found[-1].text == "NVIDIA L4, compute capability 8.9, driver 580.1"
+
+
+def test_a_missing_gpu_is_a_fault_where_one_is_asked_for(monkeypatch):
+    facts = machine(**RTX, cupy_cuda13x="14.0")
+    monkeypatch.setattr("trtforge.environment.environment", lambda: facts)
+    assert done("doctor").code == DONE
+    answer = done("doctor", "--gpu", code=ENVIRONMENT_LACKS)
+    assert "fault  no NVIDIA driver answers" in answer.out
+    assert "To do: install the NVIDIA driver" in answer.out
+
+
+class Nvml:
+    """NVIDIA's management library of a machine with one L4."""
+
+    NVMLError = RuntimeError
+
+    def __init__(self, *, driver):
+        self._driver = driver
+
+    def nvmlInit(self):  # noqa: N802  # the name that the library has
+        if not self._driver:
+            raise self.NVMLError
+
+    def nvmlShutdown(self):  # noqa: N802  # the name that the library has
+        pass
+
+    def nvmlDeviceGetCount(self):  # noqa: N802  # the name that the library has
+        return 1
+
+    def nvmlDeviceGetHandleByIndex(self, index):  # noqa: N802  # the name that the library has
+        return index
+
+    def nvmlSystemGetDriverVersion(self):  # noqa: N802  # the name that the library has
+        return b"580.1"  # bytes in old versions of the library, text in new ones
+
+    def nvmlDeviceGetName(self, handle):  # noqa: N802  # the name that the library has
+        return "NVIDIA L4"
+
+    def nvmlDeviceGetCudaComputeCapability(self, handle):  # noqa: N802  # the name that the library has
+        return 8, 9
+
+    def nvmlDeviceGetMemoryInfo(self, handle):  # noqa: N802  # the name that the library has
+        return type("Memory", (), {"total": L4.memory, "free": L4.free})
+
+
+def test_the_gpus_of_this_machine(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pynvml", Nvml(driver=True))
+    found = environment()
+    assert (found.driver, found.gpus) == ("580.1", (L4,))
+    monkeypatch.setitem(sys.modules, "pynvml", Nvml(driver=False))
+    assert environment().gpus == ()
+    monkeypatch.setitem(sys.modules, "pynvml", None)
+    assert environment().gpus == ()
+
+
+# Progress
+
+RECORD = StepRecord("build", "tensorrt", 1, {}, 0, 1.25, gave=("Engine",))
+
+
+def test_plain_lines():
+    stream = io.StringIO()
+    lines = PlainLines(stream, every=0)
+    lines.step_started("build", "tensorrt")
+    lines.update("tensorrt: tactics", 3, 8)
+    lines.update("tensorrt: graph", 3, 0)
+    lines.step_finished(RECORD)
+    lines.message("hello")
+    progress, no_total, finished, message = stream.getvalue().splitlines()
+    assert (progress, no_total) == ("    tensorrt: tactics: 3/8", "    tensorrt: graph: 3")
+    assert re.fullmatch(r"build: tensorrt +gives Engine +1\.25 s", finished)
+    assert message == "hello"
+    slow = io.StringIO()
+    PlainLines(slow, every=60).update("tensorrt: tactics", 3, 8)
+    assert slow.getvalue() == ""
+
+
+def test_progress_that_nobody_reads_stops_no_run():
+    class Gone(io.StringIO):
+        def write(self, text):
+            raise BrokenPipeError
+
+    PlainLines(Gone()).step_finished(RECORD)
+
+
+def test_json_lines():
+    stream = io.StringIO()
+    lines = JsonLines(stream)
+    lines.step_started("build", "tensorrt")
+    lines.update("tactics", 3, 8)
+    lines.step_finished(RECORD)
+    lines.message("hello")
+    events = [json.loads(line) for line in stream.getvalue().splitlines()]
+    assert [event["event"] for event in events] == [
+        "step-started", "progress", "step-finished", "message",
+    ]  # fmt: skip
+    assert events[2]["gave"] == ["Engine"]
+
+
+def test_quiet_says_nothing(capsys):
+    quiet = Quiet()
+    quiet.step_started("build", "tensorrt")
+    quiet.update("tactics", 3, 8)
+    quiet.step_finished(RECORD)
+    quiet.message("hello")
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_live_display():
+    from rich.console import Console
+
+    stream = io.StringIO()
+    live = Live(Console(file=stream, force_terminal=True, width=100))
+    live.step_started("[red]", "tensorrt")
+    live.update("tactics [bold]", 3, 8)
+    time.sleep(0.2)  # the display is drawn ten times a second
+    live.step_finished(RECORD)
+    live.message("[hello]")
+    shown = stream.getvalue()
+    assert "[red]: tensorrt" in shown  # names are no markup
+    assert "tactics [bold]" in shown
+    assert "✓" in shown
+    assert "[hello]" in shown
+    assert "gives Engine" in shown
+
+
+def on_terminal(*arguments, columns=100):
+    """Run the command on a pseudo-terminal and return what it shows, without colours."""
+    import fcntl
+    import struct
+    import termios
+
+    mine, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 50, columns, 0, 0))
+    process = subprocess.Popen(
+        [COMMAND, *map(str, arguments)], stdin=theirs, stdout=theirs, stderr=theirs,
+        env={**os.environ, "TERM": "xterm"},
+    )  # fmt: skip
+    os.close(theirs)
+    shown = b""
+    while True:
+        try:
+            data = os.read(mine, 2**16)
+        except OSError:  # how Linux ends a pseudo-terminal
+            break
+        if not data:
+            break
+        shown += data
+    os.close(mine)
+    assert process.wait(timeout=60) == DONE
+    text = shown.decode().replace("\r\n", "\n")
+    return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text)
+
+
+def test_a_terminal_gets_a_live_display():
+    shown = on_terminal("run", "convert", "-m", "static.onnx", "--out", "out")
+    assert "✓ import: import-onnx" in shown
+    assert "Verdict    done as asked" in shown
+
+
+SLOW = """
+from dataclasses import dataclass
+import time
+import trtforge as tf
+
+@dataclass(frozen=True)
+class Wait(tf.Step):
+    '''Wait for a Ctrl-C.'''
+    name = "wait"
+    cacheable = False
+    def run(self, ctx):
+        ctx.progress.update("waiting", 1, 2)
+        if not (ctx.workdir / "go").exists():
+            print("waiting", flush=True)
+            time.sleep(60)
+        return 0
+
+@tf.hookimpl
+def trtforge_components():
+    return [Wait]
+"""
+
+
+def test_ctrl_c_leaves_a_run_that_goes_on(place, monkeypatch):
+    site = place / "site"
+    (site / "slow-1.dist-info").mkdir(parents=True)
+    (site / "slow.py").write_text(SLOW)
+    (site / "slow-1.dist-info/METADATA").write_text(
+        "Metadata-Version: 2.1\nName: slow\nVersion: 1\n"
+    )
+    (site / "slow-1.dist-info/entry_points.txt").write_text("[trtforge]\nslow = slow\n")
+    Path("r.yaml").write_text(
+        "model: conv.onnx\nstages:\n  - {name: a, steps: [fold-constants]}\n"
+        "  - {name: b, steps: [wait]}\n"
+    )
+    line = [COMMAND, "run", "r.yaml", "--out", "out"]
+    environment = {**os.environ, "PYTHONPATH": str(site)}
+    process = subprocess.Popen(
+        line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    )
+    assert process.stdout.readline() == "waiting\n"
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in err
+    assert "trtforge: stopped" in err
+    assert "--resume goes on from here" in err
+    Path("out/go").touch()
+    again = subprocess.run(
+        [*line, "--resume"], capture_output=True, text=True, env=environment, check=False
+    )
+    assert again.returncode == DONE, again.stderr
+    assert re.search(r"a: fold-constants .* cached", again.stderr)
+    assert "done as asked" in again.stdout
+
+
+def test_a_defect_of_ours_keeps_its_traceback(monkeypatch):
+    def broken(without):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("trtforge.cli.look.open_host", broken)
+    answer = trtforge("list")
+    assert answer.code == STEP_FAILED
+    assert "ZeroDivisionError" in answer.err
+    assert "This is a defect of trtforge" in answer.err
