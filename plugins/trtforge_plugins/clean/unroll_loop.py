@@ -30,6 +30,8 @@ class UnrollLoop(Pass):
 
     def rewrite(self, model: ir.Model, ctx: Context) -> int:
         """Unroll in all graphs, outer ones first; return the number of Loop nodes removed."""
+        if not model.graph.opset_imports.keys() & {"", "ai.onnx"}:
+            return 0  # without standard operators there is no Loop
         unrolling = _Unrolling(self, Names(model), opset(model), ctx)
         homes: list[Home] = [model.graph, *model.functions.values()]
         return sum(unrolling.visit(home, list(home)) for home in homes)

@@ -1,5 +1,15 @@
 """make-convertible: what TensorRT's parser refuses becomes what it takes, with equal outputs."""
 
+from trtforge_plugins.convert.freeze_inputs import FreezeInputs
+from trtforge_plugins.convert.inline_functions import InlineFunctions
 from trtforge_plugins.convert.make_convertible import MakeConvertible
+from trtforge_plugins.convert.resolve_sequences import ResolveSequences
+from trtforge_plugins.convert.widen_types import WidenTypes
 
-__all__ = ["MakeConvertible"]
+__all__ = [
+    "FreezeInputs",
+    "InlineFunctions",
+    "MakeConvertible",
+    "ResolveSequences",
+    "WidenTypes",
+]

@@ -31,7 +31,7 @@ class MakeConvertible(Pass):
 
     def rewrite(self, model: ir.Model, ctx: Context) -> int:
         """Apply the rules in all graphs and functions; return the number of nodes rewritten."""
-        version = opset(model)
+        version = opset(model) if model.graph.opset_imports.keys() & {"", "ai.onnx"} else 0
         applied: Counter[str] = Counter()
         for graph in list(graphs(model)):
             todo = [(node, 0) for node in reversed(list(graph))]
@@ -60,14 +60,17 @@ def _rewrite(
         if depth >= MAX_DEPTH:
             ctx.note(label(node), f"{rule.name}: left alone: it was rewritten {depth} times")
             return ()
-        _put(node, answer, build)
+        put(node, answer, build)
         applied[rule.name] += 1
         return build.nodes
     return ()
 
 
-def _put(node: ir.Node, answer: Sequence[ir.Value | None], build: Builder) -> None:
-    """Put the new nodes in the place of ``node``; names of results and metadata are kept."""
+def put(node: ir.Node, answer: Sequence[ir.Value | None], build: Builder) -> None:
+    """Put the nodes of ``build`` in the place of ``node``, ``answer`` in that of its results.
+
+    Names of results and metadata are kept.
+    """
     graph = node.graph
     assert graph is not None  # noqa: S101  # it came from a graph
     made = {id(value) for new in build.nodes for value in new.outputs}
