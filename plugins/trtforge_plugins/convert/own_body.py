@@ -58,7 +58,16 @@ def function_body(node: ir.Node, opset: int) -> onnx.FunctionProto | None:
     ]
     proto = ir.serde.serialize_node(node).SerializeToString()
     text = schema.get_context_dependent_function(proto, types)
-    return onnx.FunctionProto.FromString(text) if text else None
+    return _with_made_outputs(onnx.FunctionProto.FromString(text)) if text else None
+
+
+def _with_made_outputs(body: onnx.FunctionProto) -> onnx.FunctionProto:
+    """Drop the outputs of ``body`` that it does not compute, as the node leaves them out."""
+    made = {name for node in body.node for name in node.output}
+    kept = [name for name in body.output if name in made]
+    del body.output[:]
+    body.output.extend(kept)
+    return body
 
 
 def inline(body: onnx.FunctionProto, node: ir.Node, build: Builder) -> Sequence[ir.Value]:
