@@ -4,6 +4,7 @@ Never a traceback, never a changed file, never a file left over.
 """
 
 import contextlib
+import fcntl
 import gzip
 import hashlib
 import importlib.metadata
@@ -304,6 +305,19 @@ def test_an_output_that_holds_a_run():
     refused(*other, says=["holds a run of 'convert' on good.onnx"])
     Path("out/run.json").write_text("{")
     refused(*convert("--out", "out", "--resume"), says=["out/run.json is damaged"])
+
+
+def test_an_output_that_another_run_is_writing_to():
+    assert trtforge(*convert("--out", "out")).code == DONE
+    with open("out/.lock", "rb") as lock:  # noqa: PTH123  # a lock belongs to an open file
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        refused(*convert("--out", "out", "--resume"), says=["another run is writing to out"])
+
+
+def test_a_refused_resume_keeps_the_earlier_report():
+    assert trtforge(*convert("--out", "out")).code == DONE
+    refused(*convert("--out", "out", "--resume", "--shape", "x=1x3x8x8"), says=["dimension 1 is"])
+    assert trtforge("report", "out").code == DONE
 
 
 def test_nothing_to_resume():

@@ -22,6 +22,7 @@ from trtforge_plugins.importers.onnx_file import ImportOnnx
 
 from trtforge import demo
 from trtforge.checkup import Level, checkup
+from trtforge.cli.answers import flush, say, watcher
 from trtforge.environment import Environment, Gpu, environment
 from trtforge.records import StepRecord
 from trtforge.report import report_schema
@@ -284,6 +285,16 @@ def test_check_a_model_that_needs_converting():
     found = done("check", demo.MODEL, "--json", code=REQUIREMENT_MISSED).json
     assert found["findings"][0]["op"] == "ReduceMean"
     assert found["after"] == []
+
+
+def test_check_a_model_that_nothing_mends():
+    text = STATIC.replace('"" : 21', '"" : 21, "acme" : 1').replace("Neg", "acme.Mystery")
+    Path("m.onnx").write_bytes(onnx.parser.parse_model(text).SerializeToString())
+    answer = done("check", "m.onnx", code=REQUIREMENT_MISSED)
+    assert "Mystery 'second': " in answer.out
+    assert "    To do: " in answer.out
+    assert "After the recipe `convert`: 1 finding\n" in answer.out
+    assert "trtforge run convert" not in answer.out
 
 
 @pytest.mark.parametrize("model", [demo.MODEL, "static.onnx", "conv.onnx"])
@@ -603,6 +614,35 @@ def test_ctrl_c_leaves_a_run_that_goes_on(place, monkeypatch):
     assert again.returncode == DONE, again.stderr
     assert re.search(r"a: fold-constants .* cached", again.stderr)
     assert "done as asked" in again.stdout
+
+
+def test_ctrl_c_while_modules_load(monkeypatch):
+    def interrupted():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("trtforge.cli.app.app", interrupted)
+    assert trtforge("list").err == "\ntrtforge: stopped\n"
+    assert trtforge("run", "fp16").code == 130
+    assert "--resume goes on from here" in trtforge("run", "fp16").err
+
+
+def test_what_nobody_reads_is_not_printed(monkeypatch):
+    """Like ``trtforge list | head``, whose reader leaves before everything is written."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, "w", buffering=1) as stream:  # noqa: PTH123  # a descriptor, no path
+        monkeypatch.setattr(sys, "stdout", stream)
+        say("one")
+        say("two")
+        flush()
+        os.write(writer, b"still open, to nowhere")
+
+
+def test_a_terminal_is_asked_for(monkeypatch):
+    assert isinstance(watcher(as_json=False), PlainLines)
+    assert isinstance(watcher(as_json=True), Quiet)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    assert isinstance(watcher(as_json=False), Live)
 
 
 def test_a_defect_of_ours_keeps_its_traceback(monkeypatch):

@@ -34,11 +34,6 @@ class RunFolder:
         """Whether a run has written here before."""
         return (self.path / MARKER).is_file()
 
-    @property
-    def is_finished(self) -> bool:
-        """Whether that run came to its end."""
-        return (self.path / REPORT).is_file()
-
     @contextmanager
     def claim(self, source: str, recipe: str, *, resume: bool) -> Iterator[RunFolder]:
         """Make the folder for a run of ``recipe`` on ``source``; hold it until the block ends.

@@ -28,16 +28,16 @@ def main() -> None:
 
 
 def _run() -> int:
-    from trtforge.cli.app import app
-
     try:
+        from trtforge.cli.app import app
+
         app()
     except SystemExit as end:  # the way in which typer ends
         return end.code if isinstance(end.code, int) else ExitCode.DONE
     except TrtforgeError as error:
         _show(error)
         return error.exit_code
-    except KeyboardInterrupt:  # before typer listens
+    except KeyboardInterrupt:  # while our own modules load; later typer makes it an exit
         return INTERRUPTED
     except Exception:  # noqa: BLE001  # not the user's mistake: the traceback is what we need
         traceback.print_exc()
