@@ -21,6 +21,7 @@ from trtforge_plugins.convert.pooling import MaxPool, MaxUnpool, SumPool
 from trtforge_plugins.convert.quantization import Dequantize, DynamicQuantize, Quantize
 from trtforge_plugins.convert.recurrent import RecurrentLayout
 from trtforge_plugins.convert.rule import Rule
+from trtforge_plugins.convert.slice_bounds import SliceBoundsInt64
 from trtforge_plugins.convert.slices import NameSliceAxes
 from trtforge_plugins.convert.tensor_scatter import ScatterIntoCache
 
@@ -30,7 +31,7 @@ def all_rules() -> tuple[Rule, ...]:
     return (
         *(OwnBody(),),
         *(LayerNormStatistics(), BatchNormTraining(), NormalizeWithoutSpace()),
-        *(RecurrentLayout(), ScatterIntoCache(), WrittenAttention()),
+        *(RecurrentLayout(), ScatterIntoCache(), WrittenAttention(), SliceBoundsInt64()),
         *(NameSliceAxes(),),
         *(ReduceBool(), ReduceAxes(), SqueezeAxes()),
         *(BitShift(), BitwiseLogic(), BitwiseNot()),
