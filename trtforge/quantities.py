@@ -156,6 +156,8 @@ class ShapeRange:
         Raises:
             RequestError: the value is none of these.
         """
+        if isinstance(value, cls):
+            return value
         if isinstance(value, str) and value.count(":") == 2:
             return cls(*(Dims(part) for part in value.split(":")))
         if isinstance(value, dict):
