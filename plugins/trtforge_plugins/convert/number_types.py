@@ -141,7 +141,7 @@ def _power_of_two(build: Builder, size: ir.Value, grid: Grid) -> ir.Value:
     """
     powers = np.ldexp(np.float32(1), np.arange(grid.least, 18)).astype(np.float32)
     size = build.op("Max", size, float(powers[0]))
-    exponent = build.op("Floor", build.op("Mul", build.op("Log", size), 1 / np.log(2)))
+    exponent = build.op("Floor", build.op("Mul", build.op("Log", size), float(1 / np.log(2))))
     index = build.op("Cast", build.op("Sub", exponent, float(grid.least)), to=T.INT32.value)
     index = build.op("Max", build.op("Min", index, len(powers) - 1), 0)
     power = build.op("Gather", powers, index)

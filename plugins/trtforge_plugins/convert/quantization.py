@@ -114,7 +114,7 @@ class DynamicQuantize(Rule):
     source: ClassVar[str] = "https://onnx.ai/onnx/operators/onnx__DynamicQuantizeLinear.html"
 
     def rewrite(self, node: ir.Node, build: Builder) -> Sequence[ir.Value | None] | Refusal | None:
-        """Write scale = (max - min) / 255, both with zero; zero_point = saturate(round(-min / scale))."""
+        """Write scale = (max - min) / 255 and zero_point = saturate(round(-min / scale))."""
         source = node.inputs[0]
         axes = rank(source)
         if source is None or axes is None:

@@ -46,9 +46,10 @@ class WidenTypes(Pass):
             return 0
         count = _adapt(model, strange)
         version = opset(model)
+        lacking = _ALWAYS | {ir.DataType[entry.given] for entry in read(model.metadata_props).values()}
         for graph in list(graphs(model)):
             for node in list(graph):
-                count += _widen(node, version, ctx)
+                count += _widen(node, version, lacking, ctx)
             count += _drop_round_trips(graph)
         return count
 
@@ -105,14 +106,17 @@ def _adapt_output(graph: ir.Graph, value: ir.Value, wide: ir.DataType) -> None:
     graph.append(made)
 
 
-def _widen(node: ir.Node, version: int, ctx: Context) -> int:
+def _widen(node: ir.Node, version: int, lacking: frozenset[ir.DataType], ctx: Context) -> int:
     kinds = {v.dtype for v in (*node.inputs, *node.outputs) if v is not None}
-    lacking = kinds & _ALWAYS or (kinds & {T.INT8} and node.op_type in INT8_LACKS)
-    if not lacking or node.domain not in ("", "ai.onnx") or _is_end_cast(node):
+    needed = kinds & lacking or (kinds & {T.INT8} and node.op_type in INT8_LACKS)
+    if (
+        not needed
+        or is_op(node, "Constant")
+        or node.domain not in ("", "ai.onnx")
+        or _is_end_cast(node)
+    ):
         return 0
     build = Builder(node, version, WidenTypes.name)
-    if is_op(node, "Constant"):
-        return 0
     answer = widened(node, build)
     if isinstance(answer, str):
         ctx.note(label(node), f"left alone: {answer}")
@@ -137,7 +141,13 @@ def _drop_round_trips(graph: ir.Graph | ir.Function) -> int:
     count = 0
     for node in list(graph):
         source = node.inputs[0] if is_op(node, "Cast") else None
-        if source is None or source.dtype not in COMPUTING or not _is_end_cast(node):
+        if source is None or not _is_end_cast(node):
+            continue
+        if not node.outputs[0].uses() and not node.outputs[0].is_graph_output():
+            graph.remove(node, safe=True)
+            count += 1
+            continue
+        if source.dtype not in COMPUTING:
             continue
         count += _skip(node, source) or _fold(graph, node, source)
     return count

@@ -56,6 +56,8 @@ def widened(node: ir.Node, build: Builder) -> list[ir.Value] | str:
         return _max_pool(node, build)
     if T.UINT64 in kinds and op in ("Div", "Mod"):
         return _divide_bits(node, build)
+    if T.UINT64 in kinds and op == "BitShift":
+        return _shift_bits(node, build)
     if op not in _KEEPS_RANGE | _WRAPS:
         return f"{op} is not computed in another type than {_names(lacking)}"
     if lacking & set(GRIDS) and op not in _MOVES:
@@ -190,6 +192,19 @@ def _divide_bits(node: ir.Node, build: Builder) -> list[ir.Value]:
     if node.op_type == "Mod":
         quotient = build.op("Sub", first, build.op("Mul", quotient, second))
     return [exact_cast(build, quotient, T.UINT64)]
+
+
+def _shift_bits(node: ir.Node, build: Builder) -> list[ir.Value] | str:
+    """Shift a uint64 to the right: the first bit by halving, the others by a power of two."""
+    if node.attributes.get_string("direction", "") != "RIGHT":
+        return "the bits of a left shift are for another rule"
+    first, second = (_number(build, value) for value in node.inputs if value is not None)
+    powers = np.left_shift(np.int64(1), np.arange(63))
+    index = build.op("Max", build.op("Min", build.op("Sub", second, 1), 62), 0)
+    shifted = build.op("Div", _half(build, first), build.op("Gather", powers, index))
+    shifted = build.op("Where", build.op("Greater", second, 63), np.int64(0), shifted)
+    shifted = build.op("Where", build.op("Equal", second, 0), first, shifted)
+    return [exact_cast(build, shifted, T.UINT64)]
 
 
 def _at_least(build: Builder, first: ir.Value, second: ir.Value) -> ir.Value:
