@@ -82,3 +82,21 @@ def reshape_dims(value: ir.Value | None) -> list[int] | None:
         return None
     dims = [dim if isinstance(dim, int) else -1 for dim in value.shape]
     return None if dims.count(-1) > 1 or 0 in dims else dims
+
+
+def is_run_time(value: ir.Value | None) -> bool:
+    """Whether ``value`` depends on the contents of an input of the model, not only on its shape."""
+    seen: set[int] = set()
+    todo = [value]
+    while todo:
+        each = todo.pop()
+        if each is None or id(each) in seen:
+            continue
+        seen.add(id(each))
+        producer = each.producer()
+        if producer is None:
+            if not each.is_initializer() or each.is_graph_input():
+                return True
+        elif producer.op_type not in ("Constant", "Shape", "Size"):
+            todo += producer.inputs
+    return False

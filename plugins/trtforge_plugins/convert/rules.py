@@ -20,6 +20,7 @@ from trtforge_plugins.convert.own_body import OwnBody
 from trtforge_plugins.convert.pooling import MaxPool, MaxUnpool, SumPool
 from trtforge_plugins.convert.quantization import Dequantize, DynamicQuantize, Quantize
 from trtforge_plugins.convert.recurrent import RecurrentLayout
+from trtforge_plugins.convert.resize import Resize
 from trtforge_plugins.convert.rule import Rule
 from trtforge_plugins.convert.slice_bounds import SliceBoundsInt64
 from trtforge_plugins.convert.slices import NameSliceAxes
@@ -36,6 +37,7 @@ def all_rules() -> tuple[Rule, ...]:
         *(ReduceBool(), ReduceAxes(), SqueezeAxes()),
         *(BitShift(), BitwiseLogic(), BitwiseNot()),
         *(MaxPool(), SumPool(), MaxUnpool()),
+        *(Resize(),),
         *(CastLikeByType(), QuantizedCast(), SmallBitCast(), Quantize(), Dequantize()),
         *(DynamicQuantize(), IntegerProduct(), BeyondTensorRt()),
     )
