@@ -13,7 +13,7 @@ import pytest
 
 from trtforge import ExitCode, demo, hooks
 from trtforge.host import Host
-from trtforge.recipe import parse
+from trtforge.recipe_reader import parse
 from trtforge.report import report_schema
 
 ROOT = Path(__file__).parent.parent

@@ -8,22 +8,22 @@ import pytest
 ROOT = Path(__file__).parent.parent
 LEVELS = """
 errors artifacts environment ops hooks terminal demo
-quantities options steps yaml_text graph diagnosis checkup compare worker_process to_surgeon targets
+quantities options steps yaml_text graph diagnosis checkup compare worker_process to_surgeon targets io_adapter
 context host weights feeds rounding from_surgeon
-records recipe schema store surgeon request_check worker model_refusals
-model_file artifact_file run_folder testing kernels verdict outcome
-reference report cache
+records recipe recipe_problems schema store surgeon request_check worker model_refusals
+model_file recipe_stages artifact_file run_folder testing kernels verdict outcome
+reference report cache recipe_reader importing
 op_function model_comparison runner report_page
 op_testing evidence
-api
-starter cli.answers
+session starter
+api cli.answers
 cli.doctor cli.look cli.models cli.runs
 cli.app
 cli
 """
 INTERFACE = {
     "trtforge", "trtforge.artifacts", "trtforge.compare", "trtforge.diagnosis", "trtforge.errors",
-    "trtforge.feeds", "trtforge.graph", "trtforge.hooks", "trtforge.host",
+    "trtforge.feeds", "trtforge.graph", "trtforge.hooks", "trtforge.host", "trtforge.io_adapter",
     "trtforge.model_comparison", "trtforge.model_file", "trtforge.op_function", "trtforge.options",
     "trtforge.quantities", "trtforge.reference", "trtforge.targets", "trtforge.testing",
     "trtforge.weights", "trtforge.worker", "trtforge.kernels", "trtforge.op_testing",

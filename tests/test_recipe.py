@@ -10,7 +10,8 @@ import pytest
 import trtforge as tf
 from trtforge.host import Host
 from trtforge.options import as_data
-from trtforge.recipe import Setting, find, parse, read
+from trtforge.recipe import Setting
+from trtforge.recipe_reader import find, parse, read
 from trtforge.schema import recipe_schema
 from trtforge.yaml_text import read_yaml
 

@@ -91,9 +91,8 @@ def add_initializer(graph: ir.Graph, name: str, array: Array) -> ir.Value:
     """Add a constant to ``graph`` under ``name``, made unique, and return its value."""
     unique = unique_name(graph, name)
     tensor = ir.tensor(np.ascontiguousarray(array).reshape(array.shape), name=unique)
-    value = ir.Value(
-        name=unique, type=ir.TensorType(tensor.dtype), shape=tensor.shape, const_value=tensor
-    )
+    shape = ir.Shape(array.shape)
+    value = ir.Value(name=unique, type=ir.TensorType(tensor.dtype), shape=shape, const_value=tensor)
     graph.register_initializer(value)
     return value
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import onnx_ir as ir
 
-from trtforge import model_file
+from trtforge import io_adapter, model_file
 from trtforge.errors import (
     DataError,
     EnvironmentLacks,
@@ -80,10 +80,13 @@ class Reference:
     ) -> None:
         loaded = model if isinstance(model, ir.Model) else model_file.load(model)
         where = "" if isinstance(model, ir.Model) else str(model)
+        self._adapted = io_adapter.read(loaded.metadata_props)
         self.inputs = tuple(
-            _spec(value) for value in loaded.graph.inputs if not value.is_initializer()
+            _spec(value, self._adapted)
+            for value in loaded.graph.inputs
+            if not value.is_initializer()
         )
-        self.outputs = tuple(_spec(value) for value in loaded.graph.outputs)
+        self.outputs = tuple(_spec(value, self._adapted) for value in loaded.graph.outputs)
         self.provider = _choose(provider)
         options = _Options(optimize, prepack, threads)
         with _creating(where):
@@ -97,19 +100,24 @@ class Reference:
     def run(self, feed: Mapping[str, Array]) -> dict[str, Array]:
         """Return the outputs by name, in the model's order.
 
+        Inputs and outputs whose type a pass had to change (:mod:`trtforge.io_adapter`) are taken
+        and given in the type that they had.
+
         Raises:
             DataError: an input is missing, unknown, or of another type or shape.
             StepError: ONNX Runtime failed while running.
         """
         self._check(feed)
-        wide = {name: _widened(np.asarray(array)) for name, array in feed.items()}
+        own = io_adapter.to_model(self._adapted, {n: np.asarray(a) for n, a in feed.items()})
+        wide = {name: _widened(array) for name, array in own.items()}
         names = [spec.name for spec in self.outputs]
         with _running():
             values = self._session.run(names, wide)
-        return {
+        found = {
             spec.name: value.astype(spec.dtype) if _is_bfloat16(spec.dtype) else value
             for spec, value in zip(self.outputs, values, strict=True)
         }
+        return io_adapter.from_model(self._adapted, found)
 
     def _check(self, feed: Mapping[str, Array]) -> None:
         known = {spec.name: spec for spec in self.inputs}
@@ -126,11 +134,13 @@ class Reference:
                 raise DataError(f"input {name!r} has type {array.dtype}, not {known[name].dtype}")
 
 
-def _spec(value: ir.Value) -> TensorSpec:
+def _spec(value: ir.Value, adapted: Mapping[str, io_adapter.Adapted]) -> TensorSpec:
     if value.dtype is None:
         raise ModelError(f"input or output {value.name!r} has no type")
     shape = tuple(dim if isinstance(dim, int) else dim.value for dim in value.shape or ())
-    return TensorSpec(value.name or "", np.dtype(value.dtype.numpy()), shape)
+    entry = adapted.get(value.name or "")
+    dtype = value.dtype if entry is None else ir.DataType[entry.given]
+    return TensorSpec(value.name or "", np.dtype(dtype.numpy()), shape)
 
 
 def _is_bfloat16(dtype: np.dtype[Any]) -> bool:

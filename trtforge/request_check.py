@@ -35,9 +35,19 @@ def check_profiles(model: ir.Model, request: Request, *, will_build: bool) -> No
                     where="shapes",
                     remedy="correct the name in the recipe's `shapes`, or in --shape",
                 )
-            _check_range(name, inputs[name].shape, shapes)
+            if not _may_be_a_shape(inputs[name]):
+                _check_range(name, inputs[name].shape, shapes)
     if will_build:
         _refuse_missing(inputs, request.profiles or ({},))
+
+
+def _may_be_a_shape(value: ir.Value) -> bool:
+    """Whether a range may stand for the values of ``value``: TensorRT's shape inputs.
+
+    Which integer inputs decide shapes is only known after parsing; the backend judges these.
+    """
+    is_integer = value.dtype is not None and value.dtype.name in ("INT32", "INT64")
+    return is_integer and value.shape is not None and len(value.shape) <= 1
 
 
 def _check_range(name: str, declared: ir.Shape | None, shapes: ShapeRange) -> None:

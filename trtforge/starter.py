@@ -7,7 +7,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from trtforge.api import open_model
+from trtforge.importing import open_model
 from trtforge.quantities import Dims, ShapeRange
 from trtforge.weights import tensors
 

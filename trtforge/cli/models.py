@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from trtforge.cli.answers import Json, Without, open_host, say, say_json, say_table
+from trtforge.cli.answers import Json, Targets, Without, open_host, say, say_json, say_table
 from trtforge.errors import ExitCode, RequestError
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ Model = Annotated[str, typer.Argument(help="A model file, a folder, or package.m
 def check(
     model: Model,
     *,
+    targets: Targets = [],  # noqa: B006  # typer copies it
     as_json: Json = False,
     without: Without = [],  # noqa: B006  # typer copies it
 ) -> None:
@@ -33,7 +34,7 @@ def check(
     """
     from trtforge.api import check as diagnose
 
-    diagnosis = diagnose(model, host=open_host(without))
+    diagnosis = diagnose(model, targets=targets, host=open_host(without))
     if as_json:
         say_json(asdict(diagnosis))
     else:

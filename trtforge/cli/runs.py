@@ -25,9 +25,9 @@ from trtforge.errors import RequestError
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from trtforge.api import Run, RunOptions
     from trtforge.host import Host
     from trtforge.runner import PlannedStep
+    from trtforge.session import Run, RunOptions
 
 Out = Annotated[Path | None, typer.Option("--out", "-o", help="Folder for everything it makes.")]
 
@@ -42,7 +42,7 @@ def demo(
     A classifier of digits becomes one INT8 engine for four kinds of GPU.
     """
     from trtforge import demo as packaged
-    from trtforge.api import RunOptions
+    from trtforge.session import RunOptions
 
     host = open_host([])
     _run_and_tell(packaged.RECIPE, str(packaged.MODEL), RunOptions(out=out), host, as_json=as_json)
@@ -75,7 +75,7 @@ def run(
     without: Without = [],  # noqa: B006  # typer copies it
 ) -> None:
     """Run a recipe on a model."""
-    from trtforge.api import RunOptions
+    from trtforge.session import RunOptions
 
     options = RunOptions(
         out=out,
