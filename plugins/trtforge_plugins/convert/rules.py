@@ -21,6 +21,8 @@ from trtforge_plugins.convert.pooling import MaxPool, MaxUnpool, SumPool
 from trtforge_plugins.convert.quantization import Dequantize, DynamicQuantize, Quantize
 from trtforge_plugins.convert.recurrent import RecurrentLayout
 from trtforge_plugins.convert.resize import Resize
+from trtforge_plugins.convert.counting import Compress, OneHot, Range, Unique
+from trtforge_plugins.convert.scatter import ScatterReduction
 from trtforge_plugins.convert.rule import Rule
 from trtforge_plugins.convert.slice_bounds import SliceBoundsInt64
 from trtforge_plugins.convert.slices import NameSliceAxes
@@ -37,7 +39,8 @@ def all_rules() -> tuple[Rule, ...]:
         *(ReduceBool(), ReduceAxes(), SqueezeAxes()),
         *(BitShift(), BitwiseLogic(), BitwiseNot()),
         *(MaxPool(), SumPool(), MaxUnpool()),
-        *(Resize(),),
+        *(Resize(), ScatterReduction()),
+        *(Range(), OneHot(), Compress(), Unique()),
         *(CastLikeByType(), QuantizedCast(), SmallBitCast(), Quantize(), Dequantize()),
         *(DynamicQuantize(), IntegerProduct(), BeyondTensorRt()),
     )
