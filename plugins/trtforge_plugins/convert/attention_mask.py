@@ -40,8 +40,9 @@ def additive_mask(node: ir.Node, query: ir.Value, key: ir.Value, build: Builder)
             allowed = build.op("And", allowed, limit)
         open_score = build.const(0.0, query.dtype) if bias is None else bias
         bias = build.op("Where", allowed, open_score, build.const(-np.inf, query.dtype))
-    if bias is None or not (given is not None or lengths is not None or _leaves(node, query, key)):
-        return Mask(bias, None)
+    leaves_some = given is None and lengths is None and not _may_be_left_behind(node)
+    if bias is None or leaves_some:
+        return Mask(bias)
     best = build.reduce("ReduceMax", bias, [-1])
     return Mask(bias, build.op("Equal", best, build.const(-np.inf, query.dtype)))
 
@@ -79,16 +80,16 @@ def _offset(node: ir.Node, query: ir.Value, build: Builder) -> ir.Value | None:
     return None
 
 
-def _leaves(node: ir.Node, query: ir.Value, key: ir.Value) -> bool:
-    """Whether the left window may leave all keys behind: with more queries than keys."""
-    if attribute(node, "left_window_size", -1) < 0 or operand(node, 4) is not None:
+def _may_be_left_behind(node: ir.Node) -> bool:
+    """Whether a left window may hold no key: with more queries than new keys."""
+    if attribute(node, "left_window_size", -1) < 0:
         return False
-    queries, keys = (named_dims(each) for each in (query, key))
+    queries, keys = (named_dims(value) for value in node.inputs[:2])
     if queries is None or keys is None:
         return True
-    counts = (queries[2], keys[2])
-    known = isinstance(counts[0], int) and isinstance(counts[1], int) and counts[0] <= counts[1]
-    return not (known or counts[0] == counts[1])
+    new, now = keys[-2], queries[-2]
+    fewer = isinstance(now, int) and isinstance(new, int) and now <= new
+    return not (fewer or now == new)
 
 
 def _as_bias(given: ir.Value, query: ir.Value, key: ir.Value, build: Builder) -> ir.Value:

@@ -58,22 +58,16 @@ def function_body(node: ir.Node, opset: int) -> onnx.FunctionProto | None:
     ]
     proto = ir.serde.serialize_node(node).SerializeToString()
     text = schema.get_context_dependent_function(proto, types)
-    return _with_made_outputs(onnx.FunctionProto.FromString(text)) if text else None
+    return onnx.FunctionProto.FromString(text) if text else None
 
 
-def _with_made_outputs(body: onnx.FunctionProto) -> onnx.FunctionProto:
-    """Drop the outputs of ``body`` that it does not compute, as the node leaves them out."""
-    made = {name for node in body.node for name in node.output}
-    kept = [name for name in body.output if name in made]
-    del body.output[:]
-    body.output.extend(kept)
-    return body
-
-
-def inline(body: onnx.FunctionProto, node: ir.Node, build: Builder) -> Sequence[ir.Value]:
+def inline(body: onnx.FunctionProto, node: ir.Node, build: Builder) -> Sequence[ir.Value | None]:
     """Add the nodes of ``body`` to ``build``, applied to the inputs and attributes of ``node``."""
+    declared = list(body.output)
+    made = {name for inner in body.node for name in inner.output}
+    body.output[:] = [name for name in declared if name in made]  # others the node leaves out
     function = ir.serde.deserialize_function(body)
-    results = list(function.outputs)[: len(node.outputs)]
+    computed = dict(zip(body.output, function.outputs, strict=True))
     function.outputs.clear()  # a value belongs to the outputs of one graph at most
     for inner in function.all_nodes():
         _resolve_attributes(inner, node, function)
@@ -87,7 +81,7 @@ def inline(body: onnx.FunctionProto, node: ir.Node, build: Builder) -> Sequence[
         inner.metadata_props[RULE_KEY] = OwnBody.name
         build.nodes.append(inner)
         infer(inner, build.opset)
-    return results
+    return [computed.get(name) for name in declared[: len(node.outputs)]]
 
 
 def _rename(function: ir.Function, build: Builder) -> None:
