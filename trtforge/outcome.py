@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from trtforge.quantities import format_bytes
+from trtforge.quantities import format_bytes, percent
 
 if TYPE_CHECKING:
     from trtforge.artifacts import Comparison, Engine, PrecisionProof
@@ -51,7 +51,7 @@ def _accuracy(comparison: Comparison) -> Iterator[str]:
 
 
 def _precision(proof: PrecisionProof) -> Iterator[str]:
-    parts = [f"{share.share:.1%} {share.dtype}" for share in proof.shares]
+    parts = [f"{percent(share.share)} {share.dtype}" for share in proof.shares]
     yield f"Precision  {', '.join(parts) or 'no heavy work'} of {proof.total_macs:,} MACs"
 
 

@@ -77,6 +77,16 @@ def format_bytes(count: int) -> str:
     return f"{count}B"
 
 
+def percent(share: float) -> str:
+    """Write a share; 100 % and 0 % stand only for all and nothing."""
+    text = f"{share:.2%}"
+    if text == "100.00%" and share < 1.0:
+        return "> 99.99%"
+    if text == "0.00%" and share > 0.0:
+        return "< 0.01%"
+    return text
+
+
 class Dims(tuple[int, ...]):
     """A static shape, written ``1x3x224x224``, ``[1,3,224,224]`` or as a list of integers."""
 

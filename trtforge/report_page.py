@@ -15,7 +15,7 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from trtforge.errors import ExitCode
-from trtforge.quantities import format_bytes
+from trtforge.quantities import format_bytes, percent
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -78,16 +78,6 @@ def digits(value: float, count: int) -> str:
     if math.isinf(value):
         return "∞" if value > 0 else "-∞"
     return f"{value:.{count}g}"
-
-
-def percent(share: float) -> str:
-    """Write a share; 100 % and 0 % stand only for all and nothing."""
-    text = f"{share:.2%}"
-    if text == "100.00%" and share < 1.0:
-        return "> 99.99%"
-    if text == "0.00%" and share > 0.0:
-        return "< 0.01%"
-    return text
 
 
 def headline(verdict: Verdict) -> str:
