@@ -15,7 +15,7 @@ from trtforge import artifacts as a
 from trtforge.context import Context, Note, Request, Requirements
 from trtforge.environment import Environment, Gpu
 from trtforge.errors import DataError
-from trtforge.quantities import ByteSize, ShapeRange
+from trtforge.quantities import ByteSize, ShapeRange, percent
 from trtforge.records import StepRecord
 from trtforge.report import (
     Report,
@@ -25,7 +25,7 @@ from trtforge.report import (
     report_schema,
     summarize_model,
 )
-from trtforge.report_page import digits, percent, render
+from trtforge.report_page import digits, render
 from trtforge.targets import read_target
 
 HOSTILE = "<script>alert(1)</script>\"'&{{7*7}}"
