@@ -5,7 +5,7 @@ import onnx
 import onnx_ir as ir
 from trtforge_plugins.precision.load_data import LoadData
 
-from trtforge import Batches, Context, Request, demo, recipe
+from trtforge import Batches, Context, Request, demo, recipe_reader
 from trtforge.host import Host
 from trtforge.reference import Reference
 
@@ -43,5 +43,5 @@ def test_calibration_and_test_images_are_disjoint():
 
 
 def test_its_recipe_reads():
-    read = recipe.read(demo.RECIPE, Host())
+    read = recipe_reader.read(demo.RECIPE, Host())
     assert [stage.name for stage in read.stages] == ["prepare", "quantize", "build", "measure"]

@@ -87,7 +87,7 @@ def test_a_plugin_that_does_not_load_is_named_and_left_out(installed):
 
 def test_an_unknown_step_names_the_plugin_that_does_not_load(installed):
     installed(broken="nowhere_to_be_found")
-    with pytest.raises(tf.RecipeError, match="plugin 'broken' of broken-forge 1.2 does not load"):
+    with pytest.raises(tf.RecipeError, match=r"plugin 'broken' of broken-forge 1\.2 does not load"):
         Host().step("fold-constants")
 
 
@@ -121,7 +121,7 @@ def test_a_misspelt_hook_names_both_spellings(installed, marked):
 
 def test_a_hook_without_its_mark(installed):
     installed(unmarked=module("unmarked_forge", trtforge_run_step=lambda step, ctx: 0))
-    with pytest.raises(tf.PluginError, match="put @trtforge.hookimpl above it"):
+    with pytest.raises(tf.PluginError, match=r"put @trtforge\.hookimpl above it"):
         Host()
 
 

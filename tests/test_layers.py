@@ -1,4 +1,4 @@
-"""The layering, from the imports: a file imports only from lower levels; plugins use the interface."""
+"""The layering, read from the imports: a file imports only from lower levels."""
 
 import ast
 from pathlib import Path
@@ -8,7 +8,8 @@ import pytest
 ROOT = Path(__file__).parent.parent
 LEVELS = """
 errors artifacts environment ops hooks terminal demo
-quantities options steps yaml_text graph diagnosis checkup compare worker_process to_surgeon targets io_adapter
+quantities options steps yaml_text graph diagnosis checkup compare worker_process
+to_surgeon targets io_adapter
 context host weights feeds rounding from_surgeon
 records recipe recipe_problems schema store surgeon request_check worker model_refusals
 model_file recipe_stages artifact_file run_folder testing kernels verdict outcome

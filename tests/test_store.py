@@ -103,7 +103,8 @@ def test_any_artifact_survives(files, tmp_path):
     dump.write_text("{}")
     engine = tf.Engine(
         path=dump.with_name("a.engine"), flavor="tensorrt_rtx", version="1.7", size=7, seconds=0.5,
-        targets=("sm_80", "sm_86"), memory=tf.Memory(activation=1), layer_dump=dump, events=("W: x",),
+        targets=("sm_80", "sm_86"), memory=tf.Memory(activation=1), layer_dump=dump,
+        events=("W: x",),
     )  # fmt: skip
     data = files.encode(engine)
     dump.unlink()
