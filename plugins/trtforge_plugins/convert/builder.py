@@ -150,11 +150,9 @@ def infer(node: ir.Node, opset: int) -> None:
     except onnx.defs.SchemaError:
         return
     known = {value.name: value for value in node.inputs if value is not None}
-    types = {
-        name: ir.serde.serialize_value(value).type
-        for name, value in known.items()
-        if name and value.type is not None
-    }
+    if any(value.type is None for value in known.values()):
+        return
+    types = {name: ir.serde.serialize_value(value).type for name, value in known.items() if name}
     data = {name: tensor for name, value in known.items() if (tensor := _small(value)) and name}
     try:
         found = onnx.shape_inference.infer_node_outputs(

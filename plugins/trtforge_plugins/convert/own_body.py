@@ -35,6 +35,8 @@ class OwnBody(Rule):
         body = function_body(node, build.opset)
         if body is None:
             return Refusal("ONNX gives no function body for its types")
+        if any(inner.op_type == "If" for inner in body.node):
+            return Refusal("its function body branches, and the branches differ in shape")
         return inline(body, node, build)
 
 
