@@ -9,7 +9,7 @@ from typing import ClassVar
 import onnx_ir as ir
 
 from trtforge import ByteSize, Context, Pass
-from trtforge.graph import constant, graphs, is_op, label
+from trtforge.graph import constant, graphs, is_op, label, replace
 from trtforge.quantities import format_bytes
 from trtforge_plugins.clean.attributes import refers
 from trtforge_plugins.clean.bodies import bodies
@@ -39,7 +39,7 @@ class FoldConstants(Pass):
         for home in list(graphs(model)):
             opsets = home.opset_imports if isinstance(home, ir.Function) else {}
             opsets = dict(opsets or model.graph.opset_imports)
-            count += fold_static_shapes(home)
+            count += fold_static_shapes(home) + _name_types(home)
             waiting = _candidates(home, ctx)
             while waiting:
                 region = Region(waiting, opsets, model.ir_version)
@@ -89,6 +89,24 @@ class FoldConstants(Pass):
             f"its result takes {format_bytes(total)}, more than size_threshold "
             f"{self.size_threshold} and than the constants it would replace"
         )
+
+
+def _name_types(home: ir.Graph | ir.Function) -> int:
+    """Write each CastLike of a constant as the Cast that it is, where the type is known.
+
+    torch exports constants so; the value of a CastLike would seem to depend on the model's inputs.
+    """
+    count = 0
+    for node in list(home):
+        if not is_op(node, "CastLike") or refers(node) or node.inputs[1] is None:
+            continue
+        dtype = node.inputs[1].dtype
+        if dtype is not None and constant(node.inputs[0]) is not None:
+            attributes = {"to": ir.AttrInt64("to", dtype.value), **node.attributes}
+            cast = ir.node("Cast", [node.inputs[0]], attributes, name=node.name)
+            replace(node, cast.outputs, [cast])
+            count += 1
+    return count
 
 
 def _drop_unready(folded: set[ir.Node], region: Region) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import onnx_ir as ir
 
-from trtforge import Context, Pass, RequestError
+from trtforge import Context, RequestError, Step
 from trtforge.errors import did_you_mean
 from trtforge.graph import is_op, label, nodes
 
@@ -51,7 +51,7 @@ _CONSTANTS: Mapping[str, Mapping[int, str]] = MappingProxyType({
 
 
 @dataclass(frozen=True)
-class FreezeInputs(Pass):
+class FreezeInputs(Step):
     """Turn inputs that TensorRT needs as constants (axes, k, sizes) into constants.
 
     The model loses these inputs: it then serves these values only.
@@ -62,12 +62,13 @@ class FreezeInputs(Pass):
     values: Mapping[str, Any] = field(default_factory=dict)
     """A number or a (nested) list of numbers for each input to freeze: ``{axes: [1, 2]}``."""
 
-    def rewrite(self, model: ir.Model, ctx: Context) -> int:
+    def run(self, ctx: Context) -> int:
         """Freeze the inputs named in ``values``; return how many.
 
         Raises:
             RequestError: there is no such input, or the value does not fit its type or shape.
         """
+        model = ctx.model
         inputs = {value.name or "": value for value in model.graph.inputs}
         arrays = {}
         for name, given in self.values.items():

@@ -26,6 +26,8 @@ class InlineFunctions(Pass):
     def rewrite(self, model: ir.Model, ctx: Context) -> int:
         """Inline all but custom ops; return the number of calls gone."""
         kept = {key for key in model.functions if f"{key[0]}::{key[1]}" in ctx.ops}
+        for key in kept:
+            ctx.note("::".join(key[:2]), "kept: a custom op; a plugin takes the place of its calls")
         calls = sum(1 for node in nodes(model) if node.op_identifier() in model.functions)
         if not model.functions or set(model.functions) == kept:
             return 0
@@ -33,12 +35,10 @@ class InlineFunctions(Pass):
 
         try:
             InlinePass(criteria=lambda function: function.identifier() not in kept)(model)
-        except (ir.passes.PassError, ValueError) as error:
+        except (ir.passes.PassError, ir.passes.InvariantError, ValueError) as error:
             raise StepError(
                 f"the functions of the model cannot be inlined: {error}",
                 remedy="check that no function calls itself, directly or through others",
             ) from error
         left = sum(1 for node in nodes(model) if node.op_identifier() in model.functions)
-        for key in kept:
-            ctx.note("::".join(key[:2]), "kept: a custom op; a plugin takes the place of its calls")
         return max(calls - left, 1)

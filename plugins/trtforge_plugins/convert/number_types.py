@@ -119,7 +119,7 @@ def rounded(
     """
     grid = GRIDS[dtype]
     nan = build.op("IsNaN", value)
-    known = build.op("Where", nan, np.float32(grid.largest), value)
+    known = build.op("Where", nan, np.float32(0), value)  # where there is no NaN, zero is for it
     # Far beyond the largest value all rounds alike; the bound keeps powers of two in the table.
     known = build.op("Max", build.op("Min", known, 2 * grid.largest), -2 * grid.largest)
     size = build.op("Abs", known)

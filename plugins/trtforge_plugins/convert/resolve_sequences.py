@@ -26,10 +26,8 @@ _MAKERS = (
     "Identity", "Optional", "OptionalGetElement", "SequenceConstruct", "SequenceEmpty",
     "SequenceErase", "SequenceInsert", "SequenceMap", "SplitToSequence",
 )  # fmt: skip
-_READERS = (
-    "ConcatFromSequence", "OptionalGetElement", "OptionalHasElement", "SequenceAt",
-    "SequenceLength",
-)  # fmt: skip
+_TENSOR_READERS = ("ConcatFromSequence", "OptionalHasElement", "SequenceAt", "SequenceLength")
+_READERS = ("OptionalGetElement", *_TENSOR_READERS)
 
 
 @dataclass(frozen=True)
@@ -216,8 +214,9 @@ def _entry(row: Callable[[], list[ir.Value]], position: int) -> ir.Value:
 
 
 def _gives_container(node: ir.Node) -> bool:
-    """Whether the result is a sequence or an optional."""
-    return isinstance(node.outputs[0].type, ir.SequenceType | ir.OptionalType)
+    """Whether the result is a sequence or an optional; its type may not have been inferred."""
+    known = isinstance(node.outputs[0].type, ir.SequenceType | ir.OptionalType)
+    return known or node.op_type not in ("Identity", "OptionalGetElement", *_TENSOR_READERS)
 
 
 def _position(node: ir.Node, place: int, count: int, last: int | None = None) -> int | str:

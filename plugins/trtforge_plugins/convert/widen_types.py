@@ -46,7 +46,10 @@ class WidenTypes(Pass):
             return 0
         count = _adapt(model, strange)
         version = opset(model)
-        lacking = _ALWAYS | {ir.DataType[entry.given] for entry in read(model.metadata_props).values()}
+        given = (entry.given for entry in read(model.metadata_props).values())
+        lacking = _ALWAYS | {ir.DataType[name] for name in given}
+            ir.DataType[entry.given] for entry in read(model.metadata_props).values()
+        }
         for graph in list(graphs(model)):
             for node in list(graph):
                 count += _widen(node, version, lacking, ctx)
