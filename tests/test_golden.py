@@ -64,5 +64,5 @@ def test_each_pass_has_a_change_and_a_refusal() -> None:
         assert any("=== notes" in text for text in texts) or name in NEVER_REFUSES, name
 
 
-# What infer-shapes cannot find is no candidate; inline-functions keeps custom ops, which no text has.
+# What infer-shapes cannot find is no candidate; inline-functions keeps only custom ops.
 NEVER_REFUSES = {"infer-shapes", "inline-functions"}

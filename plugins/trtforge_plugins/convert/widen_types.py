@@ -48,8 +48,6 @@ class WidenTypes(Pass):
         version = opset(model)
         given = (entry.given for entry in read(model.metadata_props).values())
         lacking = _ALWAYS | {ir.DataType[name] for name in given}
-            ir.DataType[entry.given] for entry in read(model.metadata_props).values()
-        }
         for graph in list(graphs(model)):
             for node in list(graph):
                 count += _widen(node, version, lacking, ctx)
