@@ -73,7 +73,7 @@ class WrittenAttention(Rule):
         if has_kernel:
             result = build.op(
                 "Attention", query, key, value, mask.bias,
-                scale=attribute(node, "scale"), is_causal=int(causal),
+                scale=attribute(node, "scale"), is_causal=1 if causal else None,
             )  # fmt: skip
             result = _emptied(result, mask, build)
         else:

@@ -51,16 +51,17 @@ def _limits(node: ir.Node, query: ir.Value, key: ir.Value, build: Builder) -> li
     """Return what each limit allows, as booleans that broadcast with each other."""
     left, right = attribute(node, "left_window_size", -1), attribute(node, "right_window_size", -1)
     causal, lengths = attribute(node, "is_causal", 0) == 1, operand(node, 6)
-    places = _counting(key, 2, build)
-    limits = []
-    if causal or right >= 0 or left >= 0:
-        position = build.unsqueeze(_counting(query, 2, build), [1])
+    if not causal and lengths is None and max(left, right) < 0:
+        return []
+    limits, places = [], build.positions(key, 2)
+    if causal or max(left, right) >= 0:
+        position = build.unsqueeze(build.positions(query, 2), [1])
         offset = _offset(node, query, build)
         position = position if offset is None else build.op("Add", position, offset)
-        ahead = 0 if causal else right
-        if causal or right >= 0:
-            last = position if ahead == 0 else build.op("Add", position, ahead)
-            limits.append(build.op("LessOrEqual", places, last))
+        if causal:
+            limits.append(build.op("LessOrEqual", places, position))
+        elif right >= 0:
+            limits.append(build.op("LessOrEqual", places, build.op("Add", position, right)))
         if left >= 0:
             limits.append(build.op("GreaterOrEqual", places, build.op("Sub", position, left)))
     if lengths is not None:
@@ -108,12 +109,3 @@ def _as_bias(given: ir.Value, query: ir.Value, key: ir.Value, build: Builder) ->
         both = build.op("Shape", key, start=2, end=3), build.op("Shape", given, start=-1)
         missing = build.op("Concat", [0], build.op("Sub", *both), axis=0)
     return build.op("Pad", bias, missing, masked, [-1])
-
-
-def _counting(value: ir.Value, axis: int, build: Builder) -> ir.Value:
-    """Return 0, 1, and so on up to the size of one axis of ``value``."""
-    size = declared_size(value, axis)
-    if size is not None:
-        return build.const(np.arange(size, dtype=np.int64))
-    length = build.op("Gather", build.dims(value), np.int64(axis))
-    return build.op("Range", np.int64(0), length, np.int64(1))

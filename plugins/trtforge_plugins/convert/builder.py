@@ -121,6 +121,14 @@ class Builder:
         """Return the run-time shape of ``value``: int64, one entry per dimension."""
         return self.op("Shape", value)
 
+    def positions(self, value: ir.Value, axis: int) -> ir.Value:
+        """Return 0, 1, and so on up to the size of one axis of ``value``: int64, 1-D."""
+        size = None if value.shape is None else value.shape[axis]
+        if isinstance(size, int):
+            return self.const(np.arange(size, dtype=np.int64))
+        length = self.op("Gather", self.dims(value), np.int64(axis))
+        return self.op("Range", np.int64(0), length, np.int64(1))
+
     def _value(self, operand: Operand, like: ir.DataType | None) -> ir.Value | None:
         if operand is None or isinstance(operand, ir.Value):
             return operand

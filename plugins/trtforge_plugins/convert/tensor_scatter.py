@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from trtforge_plugins.convert.builder import Builder, rank
-from trtforge_plugins.convert.facts import attribute, axis_of, declared_size, operand
+from trtforge_plugins.convert.facts import attribute, axis_of, operand
 from trtforge_plugins.convert.rule import Refusal, Rule
 
 CACHE_TYPES = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
@@ -60,8 +60,8 @@ def _taken(node: ir.Node, cache: ir.Value, dims: int, axis: int) -> bool:
 def _indices(node: ir.Node, data: ir.Value, updates: ir.Value, build: Builder) -> ir.Value:
     """Return the places [batch, sequence, 2] that the updates go to."""
     start = operand(node, 2)
-    batch = build.unsqueeze(_counting(updates, 0, build), [1])
-    steps = build.unsqueeze(_counting(updates, 1, build), [0])
+    batch = build.unsqueeze(build.positions(updates, 0), [1])
+    steps = build.unsqueeze(build.positions(updates, 1), [0])
     if start is not None:
         steps = build.op("Add", build.unsqueeze(build.cast(start, ir.DataType.INT64), [1]), steps)
     if attribute(node, "mode", "linear") == "circular":
@@ -71,12 +71,3 @@ def _indices(node: ir.Node, data: ir.Value, updates: ir.Value, build: Builder) -
     )
     pairs = [build.unsqueeze(build.op("Expand", each, both), [2]) for each in (batch, steps)]
     return build.op("Concat", *pairs, axis=2)
-
-
-def _counting(value: ir.Value, axis: int, build: Builder) -> ir.Value:
-    """Return 0, 1, and so on up to the size of one axis of ``value``."""
-    size = declared_size(value, axis)
-    if size is not None:
-        return build.const(np.arange(size, dtype=np.int64))
-    length = build.op("Gather", build.dims(value), np.int64(axis))
-    return build.op("Range", np.int64(0), length, np.int64(1))
