@@ -74,6 +74,7 @@ KERNEL_STAYS = {
     "window": attention(attributes="left_window_size=1"),
     "lengths": attention(more={6: "int64[2]"}, attributes="is_causal=1"),
     "mask and causal": attention(more={3: "float16[1,4,3,5]"}, attributes="is_causal=1"),
+    "mask of another type": attention(more={3: "float[3,5]"}),
     "short mask": attention(more={3: "bool[3,4]", 6: "int64[2]"}),
 }
 WRITTEN_OUT = {
@@ -120,6 +121,7 @@ def test_tensorrt_builds_every_form() -> None:
     [
         (attention("float").replace("q,", "q0,", 1).replace("4,3,16] q", "a,3,16] q"), "numbers"),
         (attention("float", attributes="scale=-1.0"), "no negative scale"),
+        (attention("float").replace("float[2,2,5,16] v", "float16[2,2,5,16] v"), "one type"),
     ],
 )
 def test_refusals_say_why(model: str, reason: str) -> None:

@@ -56,7 +56,7 @@ class WrittenAttention(Rule):
         """Concatenate, mask, attend, merge the heads again."""
         heads = _heads(node)
         if heads is None:
-            return Refusal("its types, numbers of heads and head size are not known")
+            return Refusal("its one type, numbers of heads and head size are not known")
         has_kernel = _has_kernel(node, heads)
         if has_kernel and not _has_extras(node):
             return None
@@ -88,7 +88,9 @@ class WrittenAttention(Rule):
 
 def _heads(node: ir.Node) -> Heads | None:
     query, key, value = node.inputs[:3]
-    if query is None or key is None or value is None or query.dtype is None:
+    if query is None or key is None or value is None:
+        return None
+    if query.dtype is None or {key.dtype, value.dtype} != {query.dtype}:
         return None
     flat = rank(query) == 3
     if flat:
@@ -109,7 +111,7 @@ def _has_kernel(node: ir.Node, heads: Heads) -> bool:
         query is not None
         and query.dtype in KERNEL_TYPES
         and heads.size in KERNEL_HEAD_SIZES
-        and heads.value_size == heads.size
+        and heads.value_size in (heads.size, None)
         and not attribute(node, "softcap", 0.0)
         and attribute(node, "softmax_precision") is None
         and not used(node, 3)
@@ -118,12 +120,13 @@ def _has_kernel(node: ir.Node, heads: Heads) -> bool:
 
 def _has_extras(node: ir.Node) -> bool:
     """Whether there is something beside query, key, value and either a mask or is_causal."""
-    masked = operand(node, 3) is not None
+    mask, query = operand(node, 3), operand(node, 0)
+    own_type = mask and query and mask.dtype in (ir.DataType.BOOL, query.dtype)
     return (
         any(output.name for output in node.outputs[1:])
         or any(operand(node, index) is not None for index in (4, 5, 6))
         or any(attribute(node, name, -1) >= 0 for name in WINDOWS)
-        or (masked and attribute(node, "is_causal", 0) == 1)
+        or (mask is not None and (not own_type or attribute(node, "is_causal", 0) == 1))
     )
 
 

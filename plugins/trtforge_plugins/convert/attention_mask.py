@@ -96,9 +96,10 @@ def _may_be_left_behind(node: ir.Node) -> bool:
 def _as_bias(given: ir.Value, query: ir.Value, key: ir.Value, build: Builder) -> ir.Value:
     """Return the model's mask as numbers to add, as long as the keys are."""
     masked = build.const(-np.inf, query.dtype)
-    bias = given
     if given.dtype == ir.DataType.BOOL:
         bias = build.op("Where", given, build.const(0.0, query.dtype), masked)
+    else:
+        bias = build.cast(given, query.dtype or ir.DataType.FLOAT)
     columns, keys = named_dims(given), named_dims(key)
     if build.opset < 24 or (columns and keys and columns[-1] in (keys[2], 1)):
         return bias
