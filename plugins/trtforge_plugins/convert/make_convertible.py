@@ -11,6 +11,7 @@ import onnx_ir as ir
 
 from trtforge import Context, Pass
 from trtforge.graph import graphs, label, opset
+from trtforge_plugins.convert import old_opset
 from trtforge_plugins.convert.builder import Builder
 from trtforge_plugins.convert.rule import Refusal
 from trtforge_plugins.convert.rules import rules_by_op
@@ -33,6 +34,11 @@ class MakeConvertible(Pass):
         """Apply the rules in all graphs and functions; return the number of nodes rewritten."""
         version = opset(model) if model.graph.opset_imports.keys() & {"", "ai.onnx"} else 0
         applied: Counter[str] = Counter()
+        if 0 < version < old_opset.TO:
+            reason = old_opset.leave_old_opset(model, version)
+            ctx.note("", f"opset {version} became 7" if reason is None else f"old opset: {reason}")
+            applied[old_opset.RULE] += reason is None
+            version = version if reason else old_opset.TO
         for graph in list(graphs(model)):
             todo = [(node, 0) for node in reversed(list(graph))]
             while todo:
@@ -83,7 +89,7 @@ def put(node: ir.Node, answer: Sequence[ir.Value | None], build: Builder) -> Non
         for key, text in node.metadata_props.items():
             new.metadata_props.setdefault(key, text)
     for old, value in zip(node.outputs, values, strict=True):
-        if value is None:
+        if value is None or not old.name:  # nobody can read an output without a name
             continue
         name, outputs = old.name, graph.outputs
         for index, output in enumerate(outputs):
