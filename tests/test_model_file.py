@@ -199,7 +199,9 @@ EDITS: dict[Callable[[onnx.ModelProto], None], str] = {
 }
 
 
-@pytest.mark.parametrize(("change", "words"), EDITS.items(), ids=lambda item: str(item)[:24])
+@pytest.mark.parametrize(
+    ("change", "words"), EDITS.items(), ids=lambda item: getattr(item, "__name__", str(item)[:24])
+)
 def test_malformed_models_are_refused(
     tmp_path: Path, change: Callable[[onnx.ModelProto], None], words: str
 ) -> None:
