@@ -80,10 +80,7 @@ class WrittenAttention(Rule):
             result, scores = _write_out(node, heads, (query, key, value), mask, build)
         if heads.flat:
             result = build.reshape(build.op("Transpose", result, perm=(0, 2, 1, 3)), [0, 0, -1])
-        results = (result, key, value, scores)
-        return [
-            made if old.name else None for old, made in zip(node.outputs, results, strict=False)
-        ]
+        return [result, key, value, scores][: len(node.outputs)]
 
 
 def _heads(node: ir.Node) -> Heads | None:

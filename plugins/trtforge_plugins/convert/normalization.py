@@ -39,7 +39,7 @@ class LayerNormStatistics(Rule):
         stash = build.cast(value, ir.DataType(attribute(node, "stash_type", 1)))
         mean, variance = _moments(stash, axes, build)
         deviation = build.op("Sqrt", build.op("Add", variance, attribute(node, "epsilon", 1e-5)))
-        return _named(node, result, mean, build.op("Reciprocal", deviation))
+        return [result, mean, build.op("Reciprocal", deviation)][: len(node.outputs)]
 
 
 class BatchNormTraining(Rule):
@@ -75,7 +75,7 @@ class BatchNormTraining(Rule):
             build.op("Add", build.op("Mul", old, momentum), build.op("Mul", new, 1.0 - momentum))
             for old, new in zip((old_mean, old_variance), moments, strict=True)
         ]
-        return _named(node, result, *running)
+        return [result, *running][: len(node.outputs)]
 
 
 class NormalizeWithoutSpace(Rule):
@@ -97,11 +97,6 @@ class NormalizeWithoutSpace(Rule):
         kept = {key: one.value for key, one in node.attributes.items()}
         made = build.op(node.op_type, build.unsqueeze(value, [2]), *node.inputs[1:], **kept)
         return [build.squeeze(made, [2])]
-
-
-def _named(node: ir.Node, *results: ir.Value) -> list[ir.Value | None]:
-    """Return one result per output of ``node``, None where the node leaves the output out."""
-    return [made if old.name else None for old, made in zip(node.outputs, results, strict=False)]
 
 
 def _moments(value: ir.Value, axes: Sequence[int], build: Builder) -> tuple[ir.Value, ir.Value]:
