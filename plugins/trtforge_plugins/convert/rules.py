@@ -23,6 +23,7 @@ from trtforge_plugins.convert.recurrent import RecurrentLayout
 from trtforge_plugins.convert.resize import Resize
 from trtforge_plugins.convert.counting import Compress, OneHot, Range, Unique
 from trtforge_plugins.convert.scatter import ScatterReduction
+from trtforge_plugins.convert.arithmetic import CumProd, Det, FloorMod, HalfCelu, VectorMatMul
 from trtforge_plugins.convert.rule import Rule
 from trtforge_plugins.convert.slice_bounds import SliceBoundsInt64
 from trtforge_plugins.convert.slices import NameSliceAxes
@@ -40,6 +41,7 @@ def all_rules() -> tuple[Rule, ...]:
         *(BitShift(), BitwiseLogic(), BitwiseNot()),
         *(MaxPool(), SumPool(), MaxUnpool()),
         *(Resize(), ScatterReduction()),
+        *(FloorMod(), HalfCelu(), VectorMatMul(), CumProd(), Det()),
         *(Range(), OneHot(), Compress(), Unique()),
         *(CastLikeByType(), QuantizedCast(), SmallBitCast(), Quantize(), Dequantize()),
         *(DynamicQuantize(), IntegerProduct(), BeyondTensorRt()),
