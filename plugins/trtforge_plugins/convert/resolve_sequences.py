@@ -58,7 +58,9 @@ class _Resolving:
     def visit(self, home: ir.Graph | ir.Function) -> int:
         count = 0
         for node in list(home):
-            if is_op(node, *_READERS) and not _gives_container(node):
+            if is_op(node, "OptionalHasElement", "OptionalGetElement") and _is_sequence(node):
+                count += self.unwrap(node)
+            elif is_op(node, *_READERS) and not _gives_container(node):
                 answer = self.read(node)
                 if isinstance(answer, Builder):
                     count += 1
@@ -71,6 +73,18 @@ class _Resolving:
                 elif parts is not None:
                     self.known[node.outputs[0]] = parts
         return count + _drop_unread(home)
+
+    def unwrap(self, node: ir.Node) -> int:
+        """Replace a node that reads an optional where it is given a sequence, which is there.
+
+        Before opset 18 that is no valid model, but unrolling a Loop may leave it.
+        """
+        build = Builder(node, self.opset, ResolveSequences.name)
+        source = node.inputs[0]
+        assert source is not None  # noqa: S101  # it is a sequence
+        has = node.op_type == "OptionalHasElement"
+        put(node, [build.const(np.ones((), bool)) if has else source], build)
+        return 1
 
     def read(self, node: ir.Node) -> Builder | str:
         """Replace a node that reads a tensor or number, or return why not."""
@@ -211,6 +225,15 @@ def _same(value: ir.Value) -> ir.Value:
 
 def _entry(row: Callable[[], list[ir.Value]], position: int) -> ir.Value:
     return row()[position]
+
+
+def _is_sequence(node: ir.Node) -> bool:
+    """Whether the first input is surely a sequence, not an optional."""
+    source = node.inputs[0] if node.inputs else None
+    makers = ("SequenceConstruct", "SequenceEmpty", "SequenceErase", "SequenceInsert")
+    return source is not None and (
+        isinstance(source.type, ir.SequenceType) or is_op(source.producer(), *makers)
+    )
 
 
 def _gives_container(node: ir.Node) -> bool:
