@@ -10,6 +10,7 @@ import onnx_ir as ir
 
 from trtforge.graph import scalar
 from trtforge_plugins.convert.builder import Builder, rank
+from trtforge_plugins.convert.choice import chosen, from_front
 from trtforge_plugins.convert.facts import attribute, declared_size, operand
 from trtforge_plugins.convert.rule import Refusal, Rule
 
@@ -104,12 +105,10 @@ class CumProd(Rule):
         if any(declared_size(value, each) is None for each in axes):
             return Refusal("the number of steps follows from a size that is open")
         results = [self._along(value, each, node, build) for each in axes]
-        chosen = results[-1]
-        for each, result in zip(list(axes)[-2::-1], results[-2::-1], strict=True):
-            place = build.reshape(axis, [])
-            same = build.op("Or", build.op("Equal", place, each), build.op("Equal", place, each - dims))
-            chosen = build.op("Where", same, result, chosen)
-        return [chosen]
+        if len(results) == 1:
+            return results
+        keys = [[each] for each in axes]
+        return [chosen(results, keys, from_front(axis, dims, build), build)]
 
     def _along(self, value: ir.Value, axis: int, node: ir.Node, build: Builder) -> ir.Value:
         size = declared_size(value, axis) or 0

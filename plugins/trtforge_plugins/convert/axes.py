@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from itertools import combinations
 from typing import ClassVar
 
-import numpy as np
 import onnx_ir as ir
 
 from trtforge.graph import constant
 from trtforge_plugins.convert.builder import Builder, rank
+from trtforge_plugins.convert.choice import chosen, from_front
 from trtforge_plugins.convert.facts import (
     Dims,
     attribute,
@@ -73,7 +73,9 @@ class ReduceAxes(Rule):
                 "make them a constant with freeze-inputs"
             )
         results = [self._reduce(node, build, each, keep, noop) for each in candidates]
-        return [_chosen(results, candidates, axes, len(before), build)]
+        if len(results) == 1:
+            return results
+        return [chosen(results, candidates, from_front(axes, len(before), build), build)]
 
     def _reduce(
         self, node: ir.Node, build: Builder, axes: Sequence[int] | None, keep: int, noop: int
@@ -95,29 +97,6 @@ def _candidates(before: Dims, after: Dims, count: int, keep: int) -> list[tuple[
         if tuple(dim for i, dim in enumerate(before) if i not in axes) == after:
             found.setdefault(tuple(i for i in axes if before[i] != 1), axes)
     return list(found.values())
-
-
-def _chosen(
-    results: list[ir.Value],
-    candidates: list[tuple[int, ...]],
-    axes: ir.Value,
-    dims: int,
-    build: Builder,
-) -> ir.Value:
-    """Return the result whose axes are those given at run time; the last one needs no test."""
-    if len(results) == 1:
-        return results[0]
-    given = build.op("Where", build.op("Less", axes, 0), build.op("Add", axes, dims), axes)
-    column = build.unsqueeze(given, [1])
-    chosen = results[-1]
-    for result, candidate in zip(results[-2::-1], candidates[-2::-1], strict=True):
-        same = build.op("Equal", column, np.asarray([candidate], np.int64))
-        hits = build.cast(same, ir.DataType.INT32)
-        every = build.reduce("ReduceMin", build.reduce("ReduceMax", hits, [0]), [0, 1])
-        chosen = build.op(
-            "Where", build.cast(build.reshape(every, []), ir.DataType.BOOL), result, chosen
-        )
-    return chosen
 
 
 class SqueezeAxes(Rule):

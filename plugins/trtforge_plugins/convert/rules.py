@@ -24,6 +24,8 @@ from trtforge_plugins.convert.resize import Resize
 from trtforge_plugins.convert.counting import Compress, OneHot, Range, Unique
 from trtforge_plugins.convert.scatter import ScatterReduction
 from trtforge_plugins.convert.arithmetic import CumProd, Det, FloorMod, HalfCelu, VectorMatMul
+from trtforge_plugins.convert.images import AffineGrid, Col2Im
+from trtforge_plugins.convert.signal import Dft, MelWeights, Stft
 from trtforge_plugins.convert.rule import Rule
 from trtforge_plugins.convert.slice_bounds import SliceBoundsInt64
 from trtforge_plugins.convert.slices import NameSliceAxes
@@ -33,6 +35,7 @@ from trtforge_plugins.convert.tensor_scatter import ScatterIntoCache
 def all_rules() -> tuple[Rule, ...]:
     """Return every rule."""
     return (
+        *(AffineGrid(),),  # before OwnBody, whose body of it asks for shapes at run time
         *(OwnBody(),),
         *(LayerNormStatistics(), BatchNormTraining(), NormalizeWithoutSpace()),
         *(RecurrentLayout(), ScatterIntoCache(), WrittenAttention(), SliceBoundsInt64()),
@@ -42,6 +45,7 @@ def all_rules() -> tuple[Rule, ...]:
         *(MaxPool(), SumPool(), MaxUnpool()),
         *(Resize(), ScatterReduction()),
         *(FloorMod(), HalfCelu(), VectorMatMul(), CumProd(), Det()),
+        *(Col2Im(), Dft(), Stft(), MelWeights()),
         *(Range(), OneHot(), Compress(), Unique()),
         *(CastLikeByType(), QuantizedCast(), SmallBitCast(), Quantize(), Dequantize()),
         *(DynamicQuantize(), IntegerProduct(), BeyondTensorRt()),
