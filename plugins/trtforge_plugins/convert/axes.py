@@ -9,7 +9,7 @@ from typing import ClassVar
 import onnx_ir as ir
 
 from trtforge.graph import constant
-from trtforge_plugins.convert.builder import Builder, rank
+from trtforge_plugins.convert.builder import Builder
 from trtforge_plugins.convert.choice import chosen, from_front
 from trtforge_plugins.convert.facts import (
     Dims,
@@ -90,8 +90,8 @@ def _candidates(before: Dims, after: Dims, count: int, keep: int) -> list[tuple[
     """Return the axes that make ``after`` of ``before``, without those that differ by 1s only."""
     if keep:
         changed = [i for i, (old, new) in enumerate(zip(before, after, strict=True)) if old != new]
-        axes = changed or [i for i, dim in enumerate(before) if dim == 1][:1]
-        return [tuple(axes)] if axes and all(after[i] == 1 for i in changed) else []
+        reduced = changed or [i for i, dim in enumerate(before) if dim == 1][:1]
+        return [tuple(reduced)] if reduced and all(after[i] == 1 for i in changed) else []
     found: dict[tuple[int, ...], tuple[int, ...]] = {}
     for axes in combinations(range(len(before)), count):
         if tuple(dim for i, dim in enumerate(before) if i not in axes) == after:
@@ -109,13 +109,13 @@ class SqueezeAxes(Rule):
 
     def rewrite(self, node: ir.Node, build: Builder) -> Sequence[ir.Value | None] | Refusal | None:
         """Reshape to what the model declares."""
-        axes = operand(node, 1)
+        value, axes = node.inputs[0], operand(node, 1)
         if axes is None or constant(axes) is not None:
             return None
         dims = reshape_dims(node.outputs[0])
-        if dims is None or rank(node.inputs[0]) is None:
+        if dims is None or value is None:
             return Refusal("its axes are a run-time input and the model declares no shape for it")
-        return [build.reshape(node.inputs[0], dims)]
+        return [build.reshape(value, dims)]
 
 
 class ReduceBool(Rule):

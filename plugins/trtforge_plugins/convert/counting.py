@@ -1,4 +1,8 @@
-"""Operators whose result's size is a run-time value, which the declared shapes say beforehand."""
+"""Operators whose result's size is a run-time value, which the declared shapes say beforehand.
+
+A declared shape is a promise of the model. Where ONNX Runtime would give another size and break it,
+the rewritten model gives the declared one.
+"""
 
 from __future__ import annotations
 
@@ -59,7 +63,7 @@ class OneHot(Rule):
     source: ClassVar[str] = "https://onnx.ai/onnx/operators/onnx__OneHot.html"
 
     def rewrite(self, node: ir.Node, build: Builder) -> Sequence[ir.Value | None] | Refusal | None:
-        """Compare the indices with 0, 1, 2, …"""
+        """Compare the indices with 0, 1, 2 and so on."""
         indices, depth, values = node.inputs[:3]
         if not is_run_time(depth):
             return None
@@ -161,9 +165,7 @@ class Unique(Rule):
         number = build.cast(found, ir.DataType.INT32)
         indices = build.op("ArgMax", number, axis=1, keepdims=0)
         made = (build.op("Gather", flat, indices), indices, rank, _total(found, 1, build))
-        return [each if used(node, i) else None for i, each in enumerate(made)][
-            : len(node.outputs)
-        ]
+        return [each if used(node, i) else None for i, each in enumerate(made)][: len(node.outputs)]
 
 
 def _any(flags: ir.Value, axis: int, build: Builder) -> ir.Value:

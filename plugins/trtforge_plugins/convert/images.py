@@ -50,9 +50,7 @@ class AffineGrid(Rule):
             return Refusal("ONNX does not say where the corners of a single pixel are")
         if int(np.prod(known)) * (len(known) + 1) > MAX_TABLE:
             return Refusal("its grid is too large for a constant")
-        rows = [
-            np.linspace(-1, 1, n) if align else (2 * np.arange(n) + 1) / n - 1 for n in known
-        ]
+        rows = [np.linspace(-1, 1, n) if align else (2 * np.arange(n) + 1) / n - 1 for n in known]
         # ONNX orders coordinates from the last axis to the first: x, y, z.
         mesh = np.meshgrid(*rows, indexing="ij")[::-1]
         points = np.stack([*mesh, np.ones_like(mesh[0])], -1).reshape(1, -1, len(known) + 1)
@@ -166,7 +164,7 @@ def _blocks(
 
 
 def _table(size: int, block: int, count: int, geometry: tuple[int, int, int]) -> np.ndarray:
-    """Return which entries of ``block × count`` fall on each pixel, filled up with the last + 1."""
+    """Return which entries of ``block * count`` fall on each pixel, filled up with the last + 1."""
     stride, dilation, begin = geometry
     lists: list[list[int]] = [[] for _ in range(size)]
     for entry in range(block):

@@ -35,9 +35,7 @@ class Sampling:
     """Start and end of the region of interest, as fractions of the input."""
 
 
-def resampled(
-    value: ir.Value, sampling: Sampling, node: ir.Node, build: Builder
-) -> ir.Value:
+def resampled(value: ir.Value, sampling: Sampling, node: ir.Node, build: Builder) -> ir.Value:
     """Return ``value`` resampled along one axis, by the attributes of ``node``."""
     place = _coordinates(sampling, node, build)
     if attribute(node, "mode", "nearest") == "nearest":

@@ -42,7 +42,10 @@ def leave_old_opset(model: ir.Model, version: int) -> str | None:
     for node in found:
         if node.domain in ("", "ai.onnx"):
             _renew(node)
-    for imports in (model.graph.opset_imports, *(f.opset_imports for f in model.functions.values())):
+    for imports in (
+        model.graph.opset_imports,
+        *(f.opset_imports for f in model.functions.values()),
+    ):
         for domain in imports.keys() & {"", "ai.onnx"}:
             imports[domain] = TO
     return None

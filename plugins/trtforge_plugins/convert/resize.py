@@ -144,9 +144,7 @@ def _unchanged(
     return before == after and (of_sizes or before == 1)
 
 
-def _scale(
-    request: _Request, index: int, before: int, after: int, build: Builder
-) -> ir.Value:
+def _scale(request: _Request, index: int, before: int, after: int, build: Builder) -> ir.Value:
     """Return the scale of one axis as a scalar."""
     if request.sizes is not None:
         return build.const(after / before, _FLOAT)
@@ -161,8 +159,6 @@ def _kept_scale(value: ir.Value, request: _Request, build: Builder) -> ir.Value 
     sizes = [declared_size(value, axis) for axis in request.axes]
     if None in sizes:
         return None
-    ratios = build.op(
-        "Div", build.cast(request.sizes, _FLOAT), np.asarray(sizes, np.float32)
-    )
+    ratios = build.op("Div", build.cast(request.sizes, _FLOAT), np.asarray(sizes, np.float32))
     bound = "ReduceMin" if request.policy == "not_larger" else "ReduceMax"
     return build.reshape(build.reduce(bound, ratios, [0]), [])

@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import cache
 
+from trtforge_plugins.convert.arithmetic import CumProd, Det, FloorMod, HalfCelu, VectorMatMul
 from trtforge_plugins.convert.attention import WrittenAttention
 from trtforge_plugins.convert.axes import ReduceAxes, ReduceBool, SqueezeAxes
 from trtforge_plugins.convert.beyond import BeyondTensorRt
 from trtforge_plugins.convert.bits import BitShift, BitwiseLogic, BitwiseNot
 from trtforge_plugins.convert.casting import CastLikeByType, QuantizedCast, SmallBitCast
+from trtforge_plugins.convert.counting import Compress, OneHot, Range, Unique
+from trtforge_plugins.convert.images import AffineGrid, Col2Im
 from trtforge_plugins.convert.integer_products import IntegerProduct
+from trtforge_plugins.convert.mel import MelWeights
 from trtforge_plugins.convert.normalization import (
     BatchNormTraining,
     LayerNormStatistics,
@@ -21,12 +25,9 @@ from trtforge_plugins.convert.pooling import MaxPool, MaxUnpool, SumPool
 from trtforge_plugins.convert.quantization import Dequantize, DynamicQuantize, Quantize
 from trtforge_plugins.convert.recurrent import RecurrentLayout
 from trtforge_plugins.convert.resize import Resize
-from trtforge_plugins.convert.counting import Compress, OneHot, Range, Unique
-from trtforge_plugins.convert.scatter import ScatterReduction
-from trtforge_plugins.convert.arithmetic import CumProd, Det, FloorMod, HalfCelu, VectorMatMul
-from trtforge_plugins.convert.images import AffineGrid, Col2Im
-from trtforge_plugins.convert.signal import Dft, MelWeights, Stft
 from trtforge_plugins.convert.rule import Rule
+from trtforge_plugins.convert.scatter import ScatterReduction
+from trtforge_plugins.convert.signal import Dft, Stft
 from trtforge_plugins.convert.slice_bounds import SliceBoundsInt64
 from trtforge_plugins.convert.slices import NameSliceAxes
 from trtforge_plugins.convert.tensor_scatter import ScatterIntoCache

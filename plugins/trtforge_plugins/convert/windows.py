@@ -60,15 +60,15 @@ class Window:
     def counts(self, *, padding: bool) -> np.ndarray:
         """Return how many entries each window covers; the size must be known."""
         assert self.size is not None  # noqa: S101  # the caller looked
-        inside = np.zeros(self.begin + self.size + max(self.end, self.fill), np.float64)
-        inside[slice(0, self.begin + self.size + self.end) if padding
-               else slice(self.begin, self.begin + self.size)] = 1  # fmt: skip
-        inside = inside[: self.begin + self.size + self.fill]
-        last = len(inside) - self.reach + 1
-        return sum(
-            inside[offset : offset + last : self.stride]
-            for offset in range(0, self.reach, self.dilation)
-        )
+        whole = self.begin + self.size + self.fill
+        places = np.arange(whole)
+        if padding:
+            counted = places < self.begin + self.size + self.end
+        else:
+            counted = (places >= self.begin) & (places < self.begin + self.size)
+        starts = np.arange(0, whole - self.reach + 1, self.stride)
+        covered = starts[:, None] + np.arange(0, self.reach, self.dilation)
+        return counted[covered].sum(1)
 
 
 def windows_of(node: ir.Node) -> list[Window] | Refusal:
@@ -98,7 +98,8 @@ def windows_of(node: ir.Node) -> list[Window] | Refusal:
             end = total - begin
         elif mode == "VALID":
             begin = end = 0
-        fill = _fill(size, begin, end, reach, strides[i], ceil and not mode.startswith("SAME"))
+        whole = not ceil or mode.startswith("SAME")
+        fill = end if whole else _fill(size, (begin, end), reach, strides[i])
         if fill is None:
             return Refusal("ceil_mode with this padding needs the sizes of its input")
         found.append(Window(i + 2, size, kernel[i], strides[i], dilations[i], begin, end, fill))
@@ -107,15 +108,12 @@ def windows_of(node: ir.Node) -> list[Window] | Refusal:
     return found
 
 
-def _fill(
-    size: int | None, begin: int, end: int, reach: int, stride: int, ceil: bool
-) -> int | None:
-    """Return the padding at the end that gives ONNX's number of windows.
+def _fill(size: int | None, pads: tuple[int, int], reach: int, stride: int) -> int | None:
+    """Return the padding at the end that gives ONNX's number of windows under ceil_mode.
 
     A window that would begin behind the input and its padding at the front is left out.
     """
-    if not ceil:
-        return end
+    begin, end = pads
     if size is None:
         return end + stride - 1 if end + stride <= reach else None
     windows = -(-(begin + size + end - reach) // stride) + 1
