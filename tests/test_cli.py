@@ -150,7 +150,7 @@ def test_the_demo(place):
         r"Output     logits: cosine 0\.99\d+, SQNR [\d.]+ dB, max abs [\d.]+, top-1 (0\.99|1\.0)",
         r"Accuracy   0\.98\d+ before, 0\.9[89]\d+ after",
         r"Data       450 samples, .*test\.npz$",
-        r"Precision  \d+\.\d% int8",
+        r"Precision  99\.98% int8",
         r"Engine     out/engines/digits\.engine$",
         r"for sm_80, sm_86, sm_89, sm_120$",
         r"\(built, not executed\)$",
