@@ -166,7 +166,7 @@ def test_the_demo(place):
 
     again = done("demo", "--json")
     jsonschema.validate(again.json, report_schema())
-    assert Path("runs/digits-recipe/report.json").read_text() == again.out
+    assert Path("runs/digits-int8/report.json").read_text() == again.out
     cached = [step["cached"] for stage in again.json["stages"] for step in stage["steps"]]
     assert sum(cached) > len(cached) / 2
 
