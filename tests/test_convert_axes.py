@@ -56,7 +56,9 @@ def test_a_reduction_by_run_time_axes_is_the_same(
     rank = len(shape)
     axes = data.draw(st.lists(st.integers(0, rank - 1), min_size=1, max_size=rank, unique=True))
     signs = data.draw(st.lists(st.booleans(), min_size=len(axes), max_size=len(axes)))
-    written = [axis - rank if negative else axis for axis, negative in zip(axes, signs, strict=True)]
+    written = [
+        axis - rank if negative else axis for axis, negative in zip(axes, signs, strict=True)
+    ]
     result = [1 if i in axes else n for i, n in enumerate(shape) if keep or i not in axes]
     before = model(
         f"(float{shape} x, int64[{len(axes)}] axes) => (float{result or ''} y) "
@@ -77,8 +79,7 @@ def test_a_reduction_by_run_time_axes_is_the_same(
 
 def test_shapes_declared_behind_the_reduction_count() -> None:
     text = model(
-        "(float[3,4] x, int64[1] a) => (float[3,1] y) "
-        "{ s = ReduceSumSquare (x, a) y = Sqrt (s) }"
+        "(float[3,4] x, int64[1] a) => (float[3,1] y) { s = ReduceSumSquare (x, a) y = Sqrt (s) }"
     )
     after, count, _ = convert(text)
     assert count == 1
@@ -93,7 +94,10 @@ def test_shapes_declared_behind_the_reduction_count() -> None:
         ("(float[2,3] x, int64[1] a) => (float[n,m] y) { y = ReduceSum (x, a) }", "freeze-inputs"),
         ("(float[2,3] x, int64[k] a) => (float[n,m] y) { y = ReduceSum (x, a) }", "no shapes"),
         ("(float[2,3] x, int64[1] a) => (float[p,q,r] y) { y = Unsqueeze (x, a) }", "no shape"),
-        ("(float[3] x, bool[3] c) => (float[n] y) { y = Compress <axis=0> (x, c) }", "declares none"),
+        (
+            "(float[3] x, bool[3] c) => (float[n] y) { y = Compress <axis=0> (x, c) }",
+            "declares none",
+        ),
         ("(int64[3] x) => (int64[n] y) { y = Unique (x) }", "declares none"),
         ("(float a, float b, float c) => (float[n] y) { y = Range (a, b, c) }", "declares none"),
         (

@@ -30,6 +30,8 @@ _OPERATIONS: Mapping[str, np.ufunc] = {
     "BitwiseOr": np.bitwise_or,
     "BitwiseXor": np.bitwise_xor,
 }
+_GROUP = 8
+"""Digits that are added up at once: 32 bits, which float64 holds."""
 _DIGIT = 16
 """Numbers are compared bit by bit within digits to this base."""
 
@@ -54,27 +56,38 @@ class BitwiseLogic(Rule):
             return Refusal("the type of its inputs is not known")
         computing = _COMPUTING[first.dtype]
         lowest = int(np.iinfo(computing.numpy()).min)
-        places = np.asarray([_DIGIT**i for i in range(computing.bitwidth // 4)], computing.numpy())
+        places = [_DIGIT**i for i in range(computing.bitwidth // 4)]
+        columns = np.asarray(places, computing.numpy()).reshape(-1, _GROUP)
         (low, digits), (low_2, digits_2) = (
-            self._apart(build.cast(value, computing), lowest, places, build)
+            self._apart(build.cast(value, computing), lowest, columns, build)
             for value in (first, second)
         )
         operation = _OPERATIONS[node.op_type]
         found = self._looked_up(operation, _DIGIT, digits, digits_2, build)
-        joined = build.reduce("ReduceSum", build.op("Mul", found, places), [-1], keepdims=False)
+        joined = self._joined(found, columns, build)
         negative = build.cast(self._looked_up(operation, 2, low, low_2, build), _TYPE.BOOL)
         result = build.op("Where", negative, build.op("Add", joined, lowest), joined)
         return [build.cast(result, first.dtype)]
 
     def _apart(
-        self, value: ir.Value, lowest: int, places: np.ndarray, build: Builder
+        self, value: ir.Value, lowest: int, columns: np.ndarray, build: Builder
     ) -> tuple[ir.Value, ir.Value]:
-        """Return the sign bit, and the digits of the rest along a new last axis."""
+        """Return the sign bit, and the digits of the rest along two new axes."""
         negative = build.op("Less", value, 0)
         # Subtracting the lowest number clears the sign bit and leaves the other bits as they are.
         rest = build.op("Where", negative, build.op("Sub", value, lowest), value)
-        digits = build.op("Mod", build.op("Div", build.unsqueeze(rest, [-1]), places), _DIGIT)
+        digits = build.op("Mod", build.op("Div", build.unsqueeze(rest, [-2, -1]), columns), _DIGIT)
         return build.cast(negative, value.dtype or _TYPE.INT32), digits
+
+    def _joined(self, digits: ir.Value, columns: np.ndarray, build: Builder) -> ir.Value:
+        """Put digits together, a group at a time: ONNX Runtime adds integers up in float64."""
+        weighed = build.op("Mul", digits, columns[0])
+        groups = build.reduce("ReduceSum", weighed, [-1], keepdims=False)
+        joined = build.op("Gather", groups, np.int64(0), axis=-1)
+        for index in range(1, len(columns)):
+            higher = build.op("Gather", groups, np.int64(index), axis=-1)
+            joined = build.op("Add", joined, build.op("Mul", higher, int(columns[index][0])))
+        return joined
 
     def _looked_up(
         self, operation: np.ufunc, base: int, left: ir.Value, right: ir.Value, build: Builder

@@ -68,7 +68,8 @@ class Window:
             counted = (places >= self.begin) & (places < self.begin + self.size)
         starts = np.arange(0, whole - self.reach + 1, self.stride)
         covered = starts[:, None] + np.arange(0, self.reach, self.dilation)
-        return counted[covered].sum(1)
+        counts: np.ndarray = counted[covered].sum(1)
+        return counts
 
 
 def windows_of(node: ir.Node) -> list[Window] | Refusal:
