@@ -121,7 +121,8 @@ def test_scatter_elements_takes_in_every_update(
 ) -> None:
     text = model(
         f"(float[4,4] x, int64[{shape[0]},{shape[1]}] i, float[{shape[0]},{shape[1]}] u) "
-        f'=> (float[4,4] y) {{ y = ScatterElements <reduction="{reduction}", axis={axis}> (x, i, u) }}',
+        "=> (float[4,4] y) "
+        f'{{ y = ScatterElements <reduction="{reduction}", axis={axis}> (x, i, u) }}',
         22,
     )
     random = np.random.default_rng(sum(shape))
@@ -150,12 +151,17 @@ def test_half_precision_sums_are_rounded_once() -> None:
     assert run_model(after, feeds)["y"] == np.float16(2112)
 
 
+ADDED_TO_OPEN_PLACES = (
+    "(float[4] x, int64[n,1] i, float[n] u) => (float[4] y) "
+    '{ y = ScatterND <reduction="add"> (x, i, u) }'
+)
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
         (
-            "(float[4] x, int64[n,1] i, float[n] u) => (float[4] y) "
-            '{ y = ScatterND <reduction="add"> (x, i, u) }',
+            ADDED_TO_OPEN_PLACES,
             "number of updates is open",
         ),
         ("(float[n,m,m] x) => (float[n] y) { y = Det (x) }", "order of its matrix is open"),

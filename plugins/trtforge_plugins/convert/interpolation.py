@@ -57,13 +57,11 @@ def _coordinates(sampling: Sampling, node: ir.Node, build: Builder) -> ir.Value:
     """Return the place in the input of each entry of the result."""
     default = "asymmetric" if node.op_type == "Upsample" or build.opset < 11 else "half_pixel"
     mode = attribute(node, "coordinate_transformation_mode", default)
-    entries = build.const(np.arange(sampling.after, dtype=np.float32))
-    centres = build.const(np.arange(sampling.after, dtype=np.float32) + np.float32(0.5))
+    offset = 0.5 if "half_pixel" in mode else 0.0  # of centres, or of corners
+    entries = build.const(np.arange(sampling.after, dtype=np.float32) + np.float32(offset))
     last = sampling.before - 1
-    if mode == "asymmetric":
+    if mode in ("asymmetric", "tf_half_pixel_for_nn"):
         return build.op("Div", entries, sampling.scale)
-    if mode == "tf_half_pixel_for_nn":
-        return build.op("Div", centres, sampling.scale)
     if mode in ("align_corners", "tf_crop_and_resize"):
         single = build.op("Equal", sampling.length, 1)
         steps = build.op("Where", single, 1, build.op("Sub", sampling.length, 1))
@@ -74,7 +72,7 @@ def _coordinates(sampling: Sampling, node: ir.Node, build: Builder) -> ir.Value:
         inside = build.op("Where", single, last / 2, even)
         span = build.op("Mul", inside, build.op("Sub", end, start))
         return build.op("Add", span, build.op("Mul", start, last))
-    place = build.op("Sub", build.op("Div", centres, sampling.scale), 0.5)
+    place = build.op("Sub", build.op("Div", entries, sampling.scale), 0.5)
     if mode == "pytorch_half_pixel":
         return build.op("Where", build.op("Equal", sampling.length, 1), -0.5, place)
     if mode == "half_pixel_symmetric":

@@ -75,13 +75,16 @@ class Dft(Rule):
         signal = signal if kept == size else build.slice(signal, axis, 0, kept)
         order = [*(i for i in range(dims - 1) if i != axis), axis, dims - 1]
         lead = [0] * (dims - 2)  # 0 in a Reshape: as it was
-        flat = build.reshape(build.op("Transpose", signal, perm=order), [*lead, kept * parts])
+        moved = order != list(range(dims))
+        signal = build.op("Transpose", signal, perm=order) if moved else signal
+        flat = build.reshape(signal, [*lead, kept * parts])
         product = build.op("MatMul", flat, matrix[: kept * parts].astype(np.float32))
         if inverse:
             product = build.op("Div", product, length)
         results = 1 if inverse and onesided else 2
         whole = build.reshape(product, [*lead, matrix.shape[1] // results, results])
-        return build.op("Transpose", whole, perm=[int(i) for i in np.argsort(order)])
+        back = [int(i) for i in np.argsort(order)]
+        return build.op("Transpose", whole, perm=back) if moved else whole
 
 
 def _length(node: ir.Node, axis: int) -> int | None:
@@ -137,6 +140,7 @@ def fourier_matrix(
     table[:, 0, :, 0], table[:, 0, :, 1] = real, imaginary
     table[:, 1, :, 0], table[:, 1, :, 1] = -imaginary, real
     table *= scale[:, None, None, None]
+    table[np.abs(table) < 1e-15] = 0  # sines and cosines that are 0 but for the rounding of pi
     results = 1 if inverse and onesided else 2
     return table[:, :parts, :, :results].reshape(len(rows) * parts, -1)
 
