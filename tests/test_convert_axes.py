@@ -164,7 +164,9 @@ def test_compress_and_nonzero_are_the_same(flags: list[bool], columns: int) -> N
 @needs_tensorrt
 def test_tensorrt_builds_each_rule() -> None:
     texts = {
-        "reduce": "(float[3,2] x, int64[1] a) => (float[3] y) { y = ReduceSum <keepdims=0> (x, a) }",
+        "reduce": "(float[3,2] x, int64[1] a) => (float[3,1] y) { y = ReduceSum (x, a) }",
+        "chosen": "(float[2,2] x, int64[1] a) => (float[2] y) "
+        "{ y = ReduceSum <keepdims=0> (x, a) }",
         "bool": "(bool[3,2] x, int64[1] a) => (bool[3,1] y) { y = ReduceMax (x, a) }",
         "unsqueeze": "(float[3,2] x, int64[1] a) => (float[3,1,2] y) { y = Unsqueeze (x, a) }",
         "range": "(float a, float b, float c) => (float[5] y) { y = Range (a, b, c) }",
