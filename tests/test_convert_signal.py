@@ -167,7 +167,7 @@ def test_a_constant_size_needs_no_declared_shape(align: int) -> None:
         ("(float[1,n,1] x) => (float[1,n,2] y) { y = DFT (x) }", "length of its transform is open"),
         ("(float[1,9000,1] x) => (float[1,9000,2] y) { y = DFT (x) }", "too large a matrix"),
         (
-            "(float[1,24,1] x, int64 s, float[4] w) => (float[1,f,3,2] y) { y = STFT (x, s, w) }",
+            "(float[1,24,1] x, int64 s, float[4] w) => (float[1,f,3,2] y) { y = STFT(x, s, w) }",
             "do not settle",
         ),
         (
