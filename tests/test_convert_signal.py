@@ -171,7 +171,7 @@ def test_a_constant_size_needs_no_declared_shape(align: int) -> None:
             "do not settle",
         ),
         (
-            "(float[1,6,n] x, int64[2] i, int64[2] b) => (float[a,c,h,w] y) {y = Col2Im(x, i, b)}",
+            "(float[1,6,n] x, int64[2] i, int64[2] b) => (float[1,c,h,w] y) {y = Col2Im(x, i, b)}",
             "declares none",
         ),
     ],
