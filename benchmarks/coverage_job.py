@@ -111,7 +111,7 @@ def build(model: onnx.ModelProto, data: list[Any]) -> tuple[bool, bool, str]:
     feeds = adapted_feeds(model, data[0][0]) if data else {}
     profile = {}
     for each in session.inputs():
-        if -1 in each.shape:
+        if -1 in each.dims and not each.is_shape:
             shape = list(np.shape(feeds[each.name]))
             profile[each.name] = (shape, shape, shape)
         elif each.is_shape:
