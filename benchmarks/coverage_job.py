@@ -202,7 +202,9 @@ def load(case: Any) -> tuple[onnx.ModelProto, list[tuple[dict[str, Any], list[An
     if case.model is not None:
         names = [value.name for value in case.model.graph.input]
         sets = [(dict(zip(names, i, strict=False)), list(o)) for i, o in case.data_sets]
-        return case.model, [({n: _array(v) for n, v in i.items()}, o) for i, o in sets]
+        return case.model, [
+            ({n: _array(v) for n, v in i.items()}, [*map(_array, o)]) for i, o in sets
+        ]
     if case.model_dir is None:
         path = Path(onnx.__file__).parents[1] / case.url
         folder = path.with_suffix("")
