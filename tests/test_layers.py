@@ -8,7 +8,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 LEVELS = """
 errors artifacts environment ops hooks terminal demo
-quantities options steps yaml_text graph diagnosis checkup compare worker_process
+quantities options steps statistics yaml_text graph diagnosis checkup compare worker_process
 to_surgeon targets io_adapter
 context host weights feeds rounding from_surgeon
 records recipe recipe_problems schema store surgeon request_check worker model_refusals

@@ -37,6 +37,7 @@ from .errors import (
 from .hooks import hookimpl
 from .ops import CustomOp, Launch, ceil_div
 from .quantities import ByteSize, Dims, ShapeRange
+from .statistics import HighPrecision, Statistics, TensorStatistics
 from .steps import Backend, Calibrator, Importer, Pass, Profiler, Step
 from .surgeon import SurgeonPass
 from .targets import Target
@@ -61,6 +62,7 @@ __all__ = [
     "EnvironmentLacks",
     "ExitCode",
     "Figures",
+    "HighPrecision",
     "Importer",
     "Launch",
     "LayerTensor",
@@ -83,10 +85,12 @@ __all__ = [
     "RequestError",
     "Requirements",
     "ShapeRange",
+    "Statistics",
     "Step",
     "StepError",
     "SurgeonPass",
     "Target",
+    "TensorStatistics",
     "Timings",
     "TrtforgeError",
     "WorkerError",

@@ -1,0 +1,65 @@
+"""What one pass over the data saw of each tensor, and what quantization may not touch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from trtforge.artifacts import Artifact
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    Array = np.ndarray[Any, np.dtype[Any]]
+else:
+    Array = Any
+
+
+@dataclass(frozen=True)
+class TensorStatistics(Artifact):
+    """One tensor over all samples; its size does not depend on how many there were."""
+
+    low: float
+    """The smallest value, exact."""
+    high: float
+    """The largest value, exact."""
+    mean: float
+    deviation: float
+    """Standard deviation."""
+    count: int
+    """Values seen."""
+    zeros: int
+    """Values that were exactly 0."""
+    counts: Array
+    """Histogram: int64[2 * n] over [-n * width, n * width)."""
+    width: float
+    """Width of one bin; a power of two."""
+    channel_amax: Array
+    """Largest magnitude per entry of ``channel_axis``: float32[channels]; may be empty."""
+    channel_axis: int
+    """Axis of the channels, counted from the end for matrix products: -1; 1 for convolutions."""
+    growth: Array
+    """Largest magnitude after each further share of the data: float32[shares], not falling."""
+
+    @property
+    def amax(self) -> float:
+        """Largest magnitude."""
+        return max(abs(self.low), abs(self.high))
+
+
+@dataclass(frozen=True)
+class Statistics(Artifact):
+    """What a pass over the data gives; every calibrator chooses its ranges from it."""
+
+    by_tensor: Mapping[str, TensorStatistics]
+    samples: int
+    source: str
+    real: bool = True
+
+
+@dataclass(frozen=True)
+class HighPrecision(Artifact):
+    """Nodes that quantizing passes must leave alone, with the reason."""
+
+    nodes: Mapping[str, str]
