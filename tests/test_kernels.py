@@ -9,15 +9,9 @@ from typing import Any
 import pytest
 
 from trtforge import CustomOp, EnvironmentLacks, Launch, RequestError
-from trtforge import kernels as kernels_module
-from trtforge.kernels import (
-    KernelError,
-    compile_kernel,
-    literal,
-    render,
-    render_text,
-    template_path,
-)
+from trtforge import kernel_source, kernels as kernels_module
+from trtforge.kernel_source import KernelError, literal, render, render_text, template_path
+from trtforge.kernels import compile_kernel
 from trtforge.targets import KNOWN
 
 SM_86 = KNOWN["sm_86"]
@@ -54,7 +48,7 @@ class Twice(CustomOp):
     def shapes(self, *inputs: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
         return (inputs[0],)
 
-    def launch(self, inputs: Any, outputs: Any) -> Launch:
+    def launch(self, inputs: Any, outputs: Any, tactic: Any) -> Launch:
         return Launch(grid=1, block=32, scalars=(1,))
 
     def reference(self, *inputs: Any) -> Any:
@@ -64,7 +58,7 @@ class Twice(CustomOp):
 @pytest.fixture
 def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Write the template of ``Twice``, as if its module lay in a folder of this test's own."""
-    monkeypatch.setattr(kernels_module.inspect, "getfile", lambda _: str(tmp_path / "module.py"))
+    monkeypatch.setattr(kernel_source.inspect, "getfile", lambda _: str(tmp_path / "module.py"))
 
     def write(text: str) -> Path:
         path = tmp_path / Twice.kernel

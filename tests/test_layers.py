@@ -12,8 +12,8 @@ quantities options steps statistics yaml_text graph diagnosis checkup compare wo
 to_surgeon targets io_adapter
 context host weights feeds rounding from_surgeon
 records recipe recipe_problems schema store surgeon request_check worker model_refusals
-model_file recipe_stages artifact_file run_folder testing kernels verdict outcome
-reference report cache recipe_reader importing
+model_file recipe_stages artifact_file run_folder testing kernel_source verdict outcome
+reference report cache recipe_reader importing kernels
 op_function model_comparison runner report_page
 op_testing evidence
 session starter
@@ -27,7 +27,7 @@ INTERFACE = {
     "trtforge.feeds", "trtforge.graph", "trtforge.hooks", "trtforge.host", "trtforge.io_adapter",
     "trtforge.model_comparison", "trtforge.model_file", "trtforge.op_function", "trtforge.options",
     "trtforge.quantities", "trtforge.reference", "trtforge.targets", "trtforge.testing",
-    "trtforge.weights", "trtforge.worker", "trtforge.kernels", "trtforge.op_testing",
+    "trtforge.weights", "trtforge.worker", "trtforge.kernel_source", "trtforge.kernels", "trtforge.op_testing",
 }  # fmt: skip
 """What plugins may import; docs/design.md lists it."""
 

@@ -40,7 +40,7 @@ class Blend(CustomOp):
     def shapes(self, *inputs: Any) -> Any:
         return (inputs[0],)
 
-    def launch(self, inputs: Any, outputs: Any) -> Launch:
+    def launch(self, inputs: Any, outputs: Any, tactic: Any) -> Launch:
         return Launch(1, 1)
 
     def reference(self, *inputs: Any) -> Any:

@@ -23,11 +23,11 @@ def wrong_values(self: Any, *inputs: Any) -> Any:
     return (inputs[0] + inputs[1] + 1,)
 
 
-def too_many_threads(self: Any, inputs: Any, outputs: Any) -> Launch:
+def too_many_threads(self: Any, inputs: Any, outputs: Any, tactic: Any) -> Launch:
     return Launch(grid=1, block=2048)
 
 
-def scalar_of_64_bits(self: Any, inputs: Any, outputs: Any) -> Launch:
+def scalar_of_64_bits(self: Any, inputs: Any, outputs: Any, tactic: Any) -> Launch:
     return Launch(grid=1, block=32, scalars=(2**31,))
 
 

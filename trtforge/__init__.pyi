@@ -35,7 +35,7 @@ from .errors import (
     WorkerError,
 )
 from .hooks import hookimpl
-from .ops import CustomOp, Launch, ceil_div
+from .ops import CustomOp, Launch, Shape, Tactic, ceil_div
 from .quantities import ByteSize, Dims, ShapeRange
 from .statistics import HighPrecision, Statistics, TensorStatistics
 from .steps import Backend, Calibrator, Importer, Pass, Profiler, Step
@@ -84,11 +84,13 @@ __all__ = [
     "Request",
     "RequestError",
     "Requirements",
+    "Shape",
     "ShapeRange",
     "Statistics",
     "Step",
     "StepError",
     "SurgeonPass",
+    "Tactic",
     "Target",
     "TensorStatistics",
     "Timings",

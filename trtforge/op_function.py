@@ -17,12 +17,12 @@ import onnx_ir as ir
 
 from trtforge.errors import ModelError, StepError
 from trtforge.graph import label, opset
-from trtforge.kernels import attributes, render_text
+from trtforge.kernel_source import attributes, render_text
 
 if TYPE_CHECKING:
     import onnx
 
-    from trtforge.ops import CustomOp
+    from trtforge.ops import CustomOp, Port
 
 OVERLOADS_SINCE = 10
 """The IR version of ONNX that brought overloads of functions."""
@@ -50,8 +50,8 @@ def make_function(op: CustomOp, opset: int) -> ir.Function:
     body = render_text(op.function, {**attributes(op), "opset": opset}, where)
     names = ", ".join(attributes(op))
     text = f"""<domain: "{op.domain}", opset_import: ["" : {opset}]>
-        {op.op_type} {f"<{names}>" if names else ""} ({", ".join(op.inputs)})
-        => ({", ".join(op.outputs)}) {{ {body} }}"""
+        {op.op_type} {f"<{names}>" if names else ""} ({_names(op.input_ports())})
+        => ({_names(op.output_ports())}) {{ {body} }}"""
     try:
         proto = onnx.parser.parse_function(text)
     except onnx.parser.ParseError as error:
@@ -117,6 +117,10 @@ def read_op(node: ir.Node, ops: Mapping[str, type[CustomOp]]) -> CustomOp | None
             )
         values[name] = bool(attr.value) if isinstance(known[name], bool) else attr.value
     return kind(**values)
+
+
+def _names(ports: Sequence[Port]) -> str:
+    return ", ".join(port.name for port in ports)
 
 
 def _plain(value: float | str) -> float | str:

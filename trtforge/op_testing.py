@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,14 +13,14 @@ import numpy as np
 import onnx_ir as ir
 
 from trtforge.errors import EnvironmentLacks
-from trtforge.kernels import compile_kernel
+from trtforge.kernels import Kernel, compile_kernel
 from trtforge.op_function import OpsetTooOld, call_op
 from trtforge.targets import KNOWN, Target, read_target
 from trtforge.testing import run_model
 
 if TYPE_CHECKING:
     from trtforge.artifacts import Array
-    from trtforge.ops import CustomOp, Shape
+    from trtforge.ops import CustomOp, Launch, Port, Shape, Tactic
 
 TARGETS = tuple(KNOWN[name] for name in ("sm_75", "sm_80", "sm_86", "sm_89", "sm_90", "sm_120"))
 """Compute capabilities that kernels are compiled for."""
@@ -94,10 +95,26 @@ def make_inputs(op: CustomOp, case: Case, dtype: str, rng: np.random.Generator) 
     """Return inputs of the shapes ``case``: normal numbers, or small integers for integer types."""
     if len(case) != len(op.inputs):
         raise AssertionError(f"{op.name} has {len(op.inputs)} inputs, the case {case} {len(case)}")
-    numpy_type = np.dtype(dtype)
-    if dtype.startswith("int"):
-        return [rng.integers(-8, 8, shape).astype(numpy_type) for shape in case]
-    return [(2 * rng.standard_normal(shape)).astype(numpy_type) for shape in case]
+    types = [port.type_for(dtype) for port in op.input_ports()]
+    return [_random(shape, kind, rng) for shape, kind in zip(case, types, strict=True)]
+
+
+def _random(shape: Shape, dtype: str, rng: np.random.Generator) -> Array:
+    if dtype.startswith(("int", "uint")):
+        low = 0 if dtype.startswith("u") else -8
+        return rng.integers(low, 8, shape).astype(numpy_type(dtype))
+    if dtype == "bool":
+        return rng.integers(0, 2, shape).astype(np.bool_)
+    return (2 * rng.standard_normal(shape)).astype(numpy_type(dtype))
+
+
+def numpy_type(dtype: str) -> np.dtype[Any]:
+    """Return NumPy's type (or ml_dtypes') for ONNX's name of an element type."""
+    return ir.DataType[_onnx_name(dtype)].numpy()
+
+
+def _onnx_name(dtype: str) -> str:
+    return {"float32": "FLOAT", "float64": "DOUBLE"}.get(dtype, dtype.upper())
 
 
 def gpu_name() -> str:
@@ -113,8 +130,16 @@ def gpu_name() -> str:
     return name.decode()
 
 
-def launch_op(op: CustomOp, inputs: Sequence[Array], dtype: str) -> tuple[Array, ...]:
-    """Run the kernel of ``op`` on the GPU and return its outputs, all of the type ``dtype``.
+def launch_op(
+    op: CustomOp, inputs: Sequence[Array], dtype: str, tactic: Tactic | None = None
+) -> tuple[Array, ...]:
+    """Run the kernels of ``op`` on the GPU and return its outputs.
+
+    Args:
+        op: The op with its attributes set.
+        inputs: Its inputs.
+        dtype: The type that stands for T.
+        tactic: Constants of the template; None: the op's own choice for these shapes.
 
     Raises:
         AssertionError: the kernel wrote outside its outputs.
@@ -126,46 +151,77 @@ def launch_op(op: CustomOp, inputs: Sequence[Array], dtype: str) -> tuple[Array,
 
     shapes = tuple(array.shape for array in inputs)
     outputs = op.shapes(*shapes)
-    launch = op.launch(shapes, outputs)
-    numpy_type = np.dtype(dtype)
-    sizes = [int(np.prod(shape)) * numpy_type.itemsize for shape in outputs]
+    chosen = op.tactic(dtype, shapes) if tactic is None else tactic
+    kinds = [numpy_type(port.type_for(dtype)) for port in op.output_ports()]
+    sizes = [prod(s) * kind.itemsize for s, kind in zip(outputs, kinds, strict=True)]
     guarded = [cupy.full(size + 2 * GUARD, 0xA5, cupy.uint8) for size in sizes]
-    arguments = [cupy.asarray(np.frombuffer(array.tobytes(), np.uint8)) for array in inputs]
-    arguments += [np.int32(scalar) for scalar in launch.scalars]
-    arguments += [buffer[GUARD:] for buffer in guarded]
-    kernel = compile_kernel(op, dtype, read_target(cupy.cuda.Device().compute_capability))
-    with tempfile.TemporaryDirectory(prefix="trtforge-kernel-") as folder:
-        path = Path(folder, "kernel.cubin")
-        path.write_bytes(kernel.cubin)
-        function = cupy.RawModule(path=str(path)).get_function(kernel.entry)
+    given = [cupy.asarray(np.frombuffer(array.tobytes(), np.uint8)) for array in inputs]
+    results = [buffer[GUARD:] for buffer in guarded]
+    scratch = [cupy.full(size, 0xA5, cupy.uint8) for size in [op.workspace(shapes, outputs)] if size]
+    target = read_target(cupy.cuda.Device().compute_capability)
+    kernel = compile_kernel(op, dtype, target, tactic=chosen)
+    module = load_module(kernel.cubin)
+    for launch in launches(op, shapes, outputs, chosen):
+        scalars = [np.int32(scalar) for scalar in launch.scalars]
+        function = module.get_function(entry_of(kernel, launch))
+        function.max_dynamic_shared_size_bytes = launch.shared_bytes
+        arguments = (*given, *scalars, *results, *scratch)
         function((launch.grid,), (launch.block,), arguments, shared_mem=launch.shared_bytes)
-        cupy.cuda.runtime.deviceSynchronize()
-    results = []
-    for buffer, shape, size in zip(guarded, outputs, sizes, strict=True):
+    cupy.cuda.runtime.deviceSynchronize()
+    found = []
+    for buffer, shape, size, kind in zip(guarded, outputs, sizes, kinds, strict=True):
         data = cupy.asnumpy(buffer)
         if (data[:GUARD] != 0xA5).any() or (data[GUARD + size :] != 0xA5).any():
             raise AssertionError(f"{op.name}: the kernel wrote outside its output {shape}")
-        results.append(data[GUARD : GUARD + size].view(numpy_type).reshape(shape))
-    return tuple(results)
+        found.append(data[GUARD : GUARD + size].view(kind).reshape(shape))
+    return tuple(found)
+
+
+def launches(
+    op: CustomOp, inputs: tuple[Shape, ...], outputs: tuple[Shape, ...], tactic: Tactic
+) -> tuple[Launch, ...]:
+    """Return the launches of ``op``, one after the other."""
+    found = op.launch(inputs, outputs, tactic)
+    return found if isinstance(found, tuple) else (found,)
+
+
+def entry_of(kernel: Kernel, launch: Launch) -> str:
+    """Return the name of the kernel that ``launch`` starts."""
+    return f"{kernel.entry}_{launch.kernel}" if launch.kernel else kernel.entry
+
+
+def load_module(cubin: bytes) -> Any:
+    """Return the CuPy module of a CUBIN."""
+    import cupy
+
+    with tempfile.TemporaryDirectory(prefix="trtforge-kernel-") as folder:
+        path = Path(folder, "kernel.cubin")
+        path.write_bytes(cubin)
+        module = cupy.RawModule(path=str(path))
+        module.compile()  # reads the file now, before its folder goes
+        return module
 
 
 def call_model(op: CustomOp, case: Case, dtype: str, opset: int) -> ir.Model:
     """Return a model of one node that calls ``op``, for inputs of the shapes ``case``."""
-    kind = ir.TensorType(ir.DataType.from_numpy(np.dtype(dtype)))
     inputs = [
-        ir.Value(name=name, type=kind, shape=ir.Shape(shape))
-        for name, shape in zip(op.inputs, case, strict=True)
+        ir.Value(name=port.name, type=_tensor_type(port, dtype), shape=ir.Shape(shape))
+        for port, shape in zip(op.input_ports(), case, strict=True)
     ]
     graph = ir.Graph(inputs, [], nodes=[], opset_imports={"": opset}, name="one_op")
     model = ir.Model(graph, ir_version=10)
     node = call_op(model, op, inputs)
     graph.append(node)
-    for value, name, shape in zip(
-        node.outputs, op.outputs, op.shapes(*(tuple(s) for s in case)), strict=True
+    for value, port, shape in zip(
+        node.outputs, op.output_ports(), op.shapes(*(tuple(s) for s in case)), strict=True
     ):
-        value.name, value.type, value.shape = name, kind, ir.Shape(shape)
+        value.name, value.type, value.shape = port.name, _tensor_type(port, dtype), ir.Shape(shape)
         graph.outputs.append(value)
     return model
+
+
+def _tensor_type(port: Port, dtype: str) -> ir.TensorType:
+    return ir.TensorType(ir.DataType[_onnx_name(port.type_for(dtype))])
 
 
 def _check_shapes(op: CustomOp, inputs: Sequence[Array]) -> None:
@@ -176,11 +232,11 @@ def _check_shapes(op: CustomOp, inputs: Sequence[Array]) -> None:
         raise AssertionError(
             f"{op.name}: shapes() says {declared} for inputs {shapes}, reference() gives {actual}"
         )
-    launch = op.launch(shapes, declared)
-    if launch.grid < 1 or not 1 <= launch.block <= 1024:  # CUDA's limits
-        raise AssertionError(f"{op.name}: {launch} cannot be started for inputs {shapes}")
-    if any(not -(2**31) <= scalar < 2**31 for scalar in launch.scalars):
-        raise AssertionError(f"{op.name}: a scalar of {launch} does not fit the kernel's int")
+    for launch in launches(op, shapes, declared, op.tactic(op.dtypes[0], shapes)):
+        if launch.grid < 1 or not 1 <= launch.block <= 1024:  # CUDA's limits
+            raise AssertionError(f"{op.name}: {launch} cannot be started for inputs {shapes}")
+        if any(not -(2**31) <= scalar < 2**31 for scalar in launch.scalars):
+            raise AssertionError(f"{op.name}: a scalar of {launch} does not fit the kernel's int")
 
 
 def _check_function(
@@ -205,7 +261,8 @@ def _check_function(
         dtype = op.dtypes[0]  # ONNX Runtime's CPU kernels lack most 16-bit types
         inputs = make_inputs(op, case, dtype, rng)
         got = run_model(
-            call_model(op, case, dtype, opset), dict(zip(op.inputs, inputs, strict=True))
+            call_model(op, case, dtype, opset),
+            {port.name: array for port, array in zip(op.input_ports(), inputs, strict=True)},
         )
         what = f"the ONNX function of {op.name} in opset {opset}, {case}"
         _check_close(what, op.reference(*inputs), tuple(got.values()), rtol, atol)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -10,47 +11,80 @@ if TYPE_CHECKING:
     from trtforge.artifacts import Array
 
 Shape = tuple[int, ...]
+Tactic = Mapping[str, int]
+"""One choice for each name in ``CustomOp.tactics``."""
 
 
 @dataclass(frozen=True)
 class Launch:
-    """How a kernel is started: blocks, threads in a block, and scalar arguments."""
+    """How one kernel is started: blocks, threads in a block, and scalar arguments."""
 
     grid: int
     block: int
     scalars: tuple[int, ...] = ()
     shared_bytes: int = 0
+    kernel: str = ""
+    """Which kernel of the template, where it has several: the name after ``entry_``."""
+
+
+@dataclass(frozen=True)
+class Port:
+    """An input or output of an op."""
+
+    name: str
+    dtype: str
+    """ONNX's element type, or ``T``: the type that the kernel is compiled for."""
+
+    def type_for(self, dtype: str) -> str:
+        """Return the element type where ``T`` is ``dtype``."""
+        return dtype if self.dtype == "T" else self.dtype
 
 
 @dataclass(frozen=True)
 class CustomOp(ABC):
     """An operator; its dataclass fields are its ONNX attributes (int, float, str, bool).
 
-    The kernel argument order is: inputs, scalars of the launch, outputs.
+    A kernel's arguments are: inputs, scalars of the launch, outputs, and the workspace where the
+    op has one.
     """
 
     name: ClassVar[str]
     """``domain::OpType``."""
     inputs: ClassVar[tuple[str, ...]]
+    """``"x"`` has the type T; another type is written behind it: ``"indices: int64"``."""
     outputs: ClassVar[tuple[str, ...]]
     dtypes: ClassVar[tuple[str, ...]] = ("float32", "float16")
-    """Element types that the kernel is compiled for."""
+    """Element types that T may be; the kernel is compiled for each."""
     kernel: ClassVar[str]
     """Template file beside the module: ``bias_gelu.cu.jinja``."""
     function: ClassVar[str]
     """The same computation as an ONNX function body in ONNX text, which every ONNX tool runs."""
+    tactics: ClassVar[Mapping[str, tuple[int, ...]]] = {}
+    """What may be tuned: constants of the template by name, with their choices."""
 
     @abstractmethod
     def shapes(self, *inputs: Shape) -> tuple[Shape, ...]:
         """Return the shapes of the outputs."""
 
     @abstractmethod
-    def launch(self, inputs: tuple[Shape, ...], outputs: tuple[Shape, ...]) -> Launch:
-        """Return how the kernel is started for these shapes."""
+    def launch(
+        self, inputs: tuple[Shape, ...], outputs: tuple[Shape, ...], tactic: Tactic
+    ) -> Launch | tuple[Launch, ...]:
+        """Return how the kernel is started for these shapes; several run one after the other."""
 
     @abstractmethod
     def reference(self, *inputs: Array) -> tuple[Array, ...]:
         """Return what the kernel must compute, with NumPy."""
+
+    def tactic(self, dtype: str, inputs: tuple[Shape, ...]) -> Tactic:
+        """Return the choices for these shapes where nothing was tuned: the first of each."""
+        del dtype, inputs
+        return {name: choices[0] for name, choices in self.tactics.items()}
+
+    def workspace(self, inputs: tuple[Shape, ...], outputs: tuple[Shape, ...]) -> int:
+        """Return the bytes of scratch memory that the kernels need."""
+        del inputs, outputs
+        return 0
 
     @property
     def domain(self) -> str:
@@ -61,6 +95,21 @@ class CustomOp(ABC):
     def op_type(self) -> str:
         """The ONNX operator name: the part after ``::``."""
         return self.name.partition("::")[2]
+
+    @classmethod
+    def input_ports(cls) -> tuple[Port, ...]:
+        """Return the inputs with their types."""
+        return tuple(map(_port, cls.inputs))
+
+    @classmethod
+    def output_ports(cls) -> tuple[Port, ...]:
+        """Return the outputs with their types."""
+        return tuple(map(_port, cls.outputs))
+
+
+def _port(text: str) -> Port:
+    name, _, dtype = (part.strip() for part in text.partition(":"))
+    return Port(name, dtype or "T")
 
 
 def ceil_div(count: int, size: int) -> int:

@@ -8,9 +8,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from trtforge import CustomOp, Launch, ceil_div
+from trtforge import CustomOp, Launch, Shape, Tactic, ceil_div
 
-Shape = tuple[int, ...]
 Array = np.ndarray[Any, np.dtype[Any]]
 
 PACK = 8  # elements per thread, kPack in the kernel
@@ -65,7 +64,9 @@ class BiasGelu(CustomOp):
         """Return the shape of ``x``."""
         return (inputs[0],)
 
-    def launch(self, inputs: tuple[Shape, ...], outputs: tuple[Shape, ...]) -> Launch:
+    def launch(
+        self, inputs: tuple[Shape, ...], outputs: tuple[Shape, ...], tactic: Tactic
+    ) -> Launch:
         """One thread per eight elements."""
         count = prod(outputs[0])
         grid = max(1, ceil_div(count, PACK * BLOCK))

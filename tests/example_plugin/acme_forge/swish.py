@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import prod
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -20,6 +20,7 @@ class Swish(tf.CustomOp):
     outputs = ("y",)
     dtypes = ("float32", "float16", "bfloat16")
     kernel = "swish.cu.jinja"
+    tactics: ClassVar = {"block": (256, 512)}
     function = """
         beta_float = Constant <value_float: float = @beta> ()
         beta_t = CastLike (beta_float, x)
@@ -31,16 +32,19 @@ class Swish(tf.CustomOp):
     beta: float = 1.0
     """Steepness."""
 
-    def shapes(self, *inputs: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
+    def shapes(self, *inputs: tf.Shape) -> tuple[tf.Shape, ...]:
         """Return the shape of ``x``."""
         return (inputs[0],)
 
     def launch(
-        self, inputs: tuple[tuple[int, ...], ...], outputs: tuple[tuple[int, ...], ...]
+        self,
+        inputs: tuple[tf.Shape, ...],
+        outputs: tuple[tf.Shape, ...],
+        tactic: tf.Tactic,
     ) -> tf.Launch:
         """One thread per element."""
-        count = prod(outputs[0])
-        return tf.Launch(grid=max(1, tf.ceil_div(count, 256)), block=256, scalars=(count,))
+        count, block = prod(outputs[0]), tactic["block"]
+        return tf.Launch(grid=max(1, tf.ceil_div(count, block)), block=block, scalars=(count,))
 
     def reference(self, *inputs: np.ndarray[Any, Any]) -> tuple[np.ndarray[Any, Any], ...]:
         """Compute in float64, then round."""
