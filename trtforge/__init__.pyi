@@ -37,7 +37,14 @@ from .errors import (
 from .hooks import hookimpl
 from .ops import CustomOp, Launch, Shape, Tactic, ceil_div
 from .quantities import ByteSize, Dims, ShapeRange
-from .statistics import HighPrecision, Statistics, TensorStatistics
+from .statistics import (
+    Evaluated,
+    HighPrecision,
+    NodeGroup,
+    Sensitivity,
+    Statistics,
+    TensorStatistics,
+)
 from .steps import Backend, Calibrator, Importer, Pass, Profiler, Step
 from .surgeon import SurgeonPass
 from .targets import Target
@@ -60,6 +67,7 @@ __all__ = [
     "EngineLayer",
     "EngineLayers",
     "EnvironmentLacks",
+    "Evaluated",
     "ExitCode",
     "Figures",
     "HighPrecision",
@@ -69,6 +77,7 @@ __all__ = [
     "LayerTiming",
     "Memory",
     "ModelError",
+    "NodeGroup",
     "Note",
     "OutputComparison",
     "Pass",
@@ -84,6 +93,7 @@ __all__ = [
     "Request",
     "RequestError",
     "Requirements",
+    "Sensitivity",
     "Shape",
     "ShapeRange",
     "Statistics",

@@ -63,3 +63,52 @@ class HighPrecision(Artifact):
     """Nodes that quantizing passes must leave alone, with the reason."""
 
     nodes: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class NodeGroup(Artifact):
+    """Nodes that are quantized together, because they share an input."""
+
+    nodes: tuple[str, ...]
+    macs: int
+    """Multiply-accumulates of one run; 0 where they are not known."""
+    noise: float
+    """Noise power of the outputs over their power, when only this group is quantized."""
+    kept: bool
+    """Whether the group stays in high precision."""
+
+
+@dataclass(frozen=True)
+class Evaluated(Artifact):
+    """One choice of groups that was measured: a point of the curve of accuracy over work."""
+
+    share: float
+    """Share of the multiply-accumulates in low precision, 0..1."""
+    cosine: float
+    """Smallest of all outputs."""
+    sqnr_db: float
+    """Smallest of all outputs."""
+    task: float | None
+    """Task accuracy or the user's metric, where there is one."""
+    meets: bool
+    """Whether every required accuracy was reached."""
+
+
+@dataclass(frozen=True)
+class Sensitivity(Artifact):
+    """What a search for the nodes to keep in high precision found."""
+
+    dtype: str
+    """The low precision, ``int8``."""
+    groups: tuple[NodeGroup, ...]
+    """In graph order."""
+    curve: tuple[Evaluated, ...]
+    """In the order in which they were measured; the last one is the choice."""
+    required: Mapping[str, float]
+    """The accuracy that was asked for: ``{"cosine": 0.995}``."""
+    evaluations: float
+    """Work of the whole search, in passes of the model over the evaluation data."""
+    samples: int
+    """Samples of the evaluation data."""
+    source: str
+    """Which data it rests on."""
