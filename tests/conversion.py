@@ -1,4 +1,4 @@
-"""What the tests of conversion rules share: cases of the ONNX suite, and how to run a model."""
+"""What the tests of conversion rules share: cases of the ONNX suite, how to run a model, builds."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from functools import cache
 import numpy as np
 import onnx
 import onnxruntime
+import pytest
+from layer_dumps import HAVE_TENSORRT, build_dumps
 from onnx.backend.test.case.node import collect_testcases
 from onnx.backend.test.case.test_case import TestCase
 from onnx.reference import ReferenceEvaluator
@@ -18,6 +20,9 @@ from trtforge.context import Note
 from trtforge.testing import apply, run_model
 
 Arrays = Mapping[str, np.ndarray]
+needs_tensorrt = pytest.mark.skipif(
+    not HAVE_TENSORRT, reason="not run: no TensorRT-RTX here (pip install tensorrt-rtx)"
+)
 
 
 @cache
@@ -55,6 +60,11 @@ def convert(model: str | onnx.ModelProto) -> tuple[onnx.ModelProto, int, list[No
     again, second, _ = apply(MakeConvertible(), after)
     assert second == 0, f"a second run rewrites {second} nodes of {again}"
     return result, count, notes
+
+
+def build_converted(models: Mapping[str, str | onnx.ModelProto]) -> dict[str, str]:
+    """TensorRT's layer dumps of the models after conversion; fails where it builds no engine."""
+    return build_dumps({name: (convert(model)[0], ("SM89",)) for name, model in models.items()})
 
 
 def evaluate(model: onnx.ModelProto, feeds: Arrays) -> dict[str, np.ndarray]:

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from conversion import check_same, check_suite_case, convert, suite
+from conversion import build_converted, check_same, check_suite_case, convert, needs_tensorrt, suite
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from layer_dumps import HAVE_TENSORRT, build_dumps
 
 from trtforge.testing import run_model
 
-needs_tensorrt = pytest.mark.skipif(
-    not HAVE_TENSORRT, reason="not run: no TensorRT-RTX here (pip install tensorrt-rtx)"
-)
 CASES = suite("mod_", "celu", "cumprod", "det_", "matmul_1d", "scatternd", "scatter_elements")
 
 
@@ -188,5 +184,4 @@ def test_tensorrt_builds_each_rule() -> None:
         "scatter": "(float[4,2] x, int64[3,1] i, float[3,1] u) => (float[4,2] z) "
         '{ z = ScatterElements <reduction="add"> (x, i, u) }',
     }
-    jobs = {name: (convert(model(text))[0], ("SM89",)) for name, text in texts.items()}
-    assert all("Layers:" in dump for dump in build_dumps(jobs).values())
+    build_converted({name: model(text) for name, text in texts.items()})

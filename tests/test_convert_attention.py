@@ -8,17 +8,19 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
-from conversion import assert_close, check_suite_case, convert, suite
+from conversion import (
+    assert_close,
+    build_converted,
+    check_suite_case,
+    convert,
+    needs_tensorrt,
+    suite,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from layer_dumps import HAVE_TENSORRT, build_dumps
 from trtforge_plugins.convert.own_body import function_body
 
 from trtforge.testing import run_model
-
-needs_tensorrt = pytest.mark.skipif(
-    not HAVE_TENSORRT, reason="not run: no TensorRT-RTX here (pip install tensorrt-rtx)"
-)
 
 
 @pytest.mark.parametrize("name", suite("attention_"))
@@ -111,7 +113,7 @@ def test_what_no_kernel_serves_is_written_out(form: str) -> None:
 @needs_tensorrt
 def test_tensorrt_builds_every_form() -> None:
     forms = {**KERNEL_TAKES, **KERNEL_STAYS, **WRITTEN_OUT}
-    dumps = build_dumps({name: (convert(text)[0], ("SM89",)) for name, text in forms.items()})
+    dumps = build_converted(forms)
     for name in {**KERNEL_TAKES, **KERNEL_STAYS}:
         assert "mha" in dumps[name], f"{name}: TensorRT's kernel for attention is not in use"
 

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from conversion import check_same, check_suite_case, convert, suite
+from conversion import build_converted, check_same, check_suite_case, convert, needs_tensorrt, suite
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from layer_dumps import HAVE_TENSORRT, build_dumps
 
 from trtforge.testing import run_model
 
-needs_tensorrt = pytest.mark.skipif(
-    not HAVE_TENSORRT, reason="not run: no TensorRT-RTX here (pip install tensorrt-rtx)"
-)
 TYPES = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
 
 
@@ -102,7 +98,4 @@ def test_tensorrt_builds_each_rule() -> None:
         "left": model("BitShift", "uint8", '<direction="LEFT">'),
         "right": model("BitShift", "int64", '<direction="RIGHT">'),
     }
-    jobs = {
-        name: (convert(text.replace("[n]", "[4]"))[0], ("SM89",)) for name, text in texts.items()
-    }
-    assert all("Layers:" in dump for dump in build_dumps(jobs).values())
+    build_converted({name: text.replace("[n]", "[4]") for name, text in texts.items()})

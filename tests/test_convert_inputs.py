@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 import pytest
+from conversion import needs_tensorrt
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from layer_dumps import HAVE_TENSORRT, build_dumps
+from layer_dumps import build_dumps
 from trtforge_plugins.clean import FoldConstants
 from trtforge_plugins.convert import (
     FreezeInputs,
@@ -28,9 +29,6 @@ from trtforge.io_adapter import Adapted
 from trtforge.reference import Reference
 from trtforge.testing import apply, check_pass, run_model
 
-needs_tensorrt = pytest.mark.skipif(
-    not HAVE_TENSORRT, reason="not run: no TensorRT-RTX here (pip install tensorrt-rtx)"
-)
 HEAD = '<ir_version: 10, opset_import: ["" : 21]>'
 SUM = f"""{HEAD} g (float[2,3] x, int64[1] axes, float[2] f) => (float[2] y)
     {{ s = ReduceSum <keepdims = 0> (x, axes) y = Add (s, f) }}"""

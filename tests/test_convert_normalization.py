@@ -5,11 +5,19 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import pytest
-from conversion import assert_close, check_suite_case, convert, evaluate, reference, suite
+from conversion import (
+    assert_close,
+    build_converted,
+    check_suite_case,
+    convert,
+    evaluate,
+    needs_tensorrt,
+    reference,
+    suite,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from layer_dumps import HAVE_TENSORRT, build_dumps
 
 HEADER = '<ir_version: 9, opset_import: ["" : 21]>'
 LAYER_NORM = f"""{HEADER}
@@ -133,9 +141,7 @@ def test_any_training_batch_normalization_keeps_its_outputs(x: np.ndarray, momen
     assert_close(list(found.values()), list(expected.values()), rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.skipif(
-    not HAVE_TENSORRT, reason="not run: no TensorRT-RTX here (pip install tensorrt-rtx)"
-)
+@needs_tensorrt
 def test_tensorrt_builds_every_rule() -> None:
     forms = {
         "statistics": LAYER_NORM,
@@ -144,4 +150,4 @@ def test_tensorrt_builds_every_rule() -> None:
         "training": TRAINING.replace("N,", "2,"),
         "flat groups": FLAT_GROUPS,
     }
-    build_dumps({name: (convert(text)[0], ("SM89",)) for name, text in forms.items()})
+    build_converted(forms)

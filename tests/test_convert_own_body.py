@@ -5,10 +5,19 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import pytest
-from conversion import assert_close, case, check_suite_case, convert, evaluate, reference, suite
+from conversion import (
+    assert_close,
+    build_converted,
+    case,
+    check_suite_case,
+    convert,
+    evaluate,
+    needs_tensorrt,
+    reference,
+    suite,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from layer_dumps import HAVE_TENSORRT, build_dumps
 from trtforge_plugins.convert.own_body import OwnBody
 
 NAMES = suite(
@@ -102,13 +111,11 @@ def _loss(
     )
 
 
-@pytest.mark.skipif(
-    not HAVE_TENSORRT, reason="not run: no TensorRT-RTX here (pip install tensorrt-rtx)"
-)
+@needs_tensorrt
 def test_tensorrt_builds_one_of_each_operator() -> None:
     names = (
         "causal_conv_with_state_silu_with_past_state", "flexattention_causal_mask",
         "linear_attention_gated_delta_gqa", "nllloss_NCd1d2d3_sum_weight_high_ii",
         "sce_NCd1d2d3d4d5_mean_weight", "sce_mean_weight_ii_log_prob", "swiglu_float16",
     )  # fmt: skip
-    build_dumps({name: (convert(case(name).model)[0], ("SM89",)) for name in names})
+    build_converted({name: case(name).model for name in names})

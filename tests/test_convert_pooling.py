@@ -7,16 +7,11 @@ from typing import Any
 import numpy as np
 import onnx.parser
 import pytest
-from conversion import check_same, check_suite_case, convert, suite
+from conversion import build_converted, check_same, check_suite_case, convert, needs_tensorrt, suite
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from layer_dumps import HAVE_TENSORRT, build_dumps
 
 from trtforge.testing import run_model
-
-needs_tensorrt = pytest.mark.skipif(
-    not HAVE_TENSORRT, reason="not run: no TensorRT-RTX here (pip install tensorrt-rtx)"
-)
 
 
 def model(op: str, shape: str, attributes: str, outputs: str = "float[a,b,c,d] y") -> str:
@@ -166,5 +161,4 @@ def test_tensorrt_builds_each_rule() -> None:
         "mean": model("AveragePool", "1,2,8,8", "kernel_shape=[3,3], dilations=[2,2]"),
         "norm": model("LpPool", "1,2,8,8", "kernel_shape=[3,3], p=3"),
     }
-    jobs = {name: (convert(text)[0], ("SM89",)) for name, text in pool.items()}
-    assert all("Layers:" in dump for dump in build_dumps(jobs).values())
+    build_converted(pool)

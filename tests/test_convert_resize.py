@@ -5,16 +5,20 @@ from __future__ import annotations
 import numpy as np
 import onnx.parser
 import pytest
-from conversion import assert_close, check_suite_case, convert, reference, suite
+from conversion import (
+    assert_close,
+    build_converted,
+    check_suite_case,
+    convert,
+    needs_tensorrt,
+    reference,
+    suite,
+)
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from layer_dumps import HAVE_TENSORRT, build_dumps
 
 from trtforge.testing import run_model
 
-needs_tensorrt = pytest.mark.skipif(
-    not HAVE_TENSORRT, reason="not run: no TensorRT-RTX here (pip install tensorrt-rtx)"
-)
 COORDINATES = ("half_pixel", "asymmetric", "align_corners", "pytorch_half_pixel")
 
 
@@ -143,5 +147,4 @@ def test_tensorrt_builds_each_form() -> None:
             "int64[2] n", '"", "", n', "1,2,3,4",
         ),
     }  # fmt: skip
-    jobs = {name: (convert(text)[0], ("SM89",)) for name, text in texts.items()}
-    assert all("Layers:" in dump for dump in build_dumps(jobs).values())
+    build_converted(texts)

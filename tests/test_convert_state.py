@@ -5,10 +5,18 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import pytest
-from conversion import assert_close, check_suite_case, convert, evaluate, reference, suite
+from conversion import (
+    assert_close,
+    build_converted,
+    check_suite_case,
+    convert,
+    evaluate,
+    needs_tensorrt,
+    reference,
+    suite,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from layer_dumps import HAVE_TENSORRT, build_dumps
 
 GATES = {"RNN": 1, "GRU": 3, "LSTM": 4}
 
@@ -116,13 +124,11 @@ def test_int32_bounds_cut_the_same() -> None:
     assert_close(list(evaluate(after, feeds).values()), list(expected.values()), 0, 0)
 
 
-@pytest.mark.skipif(
-    not HAVE_TENSORRT, reason="not run: no TensorRT-RTX here (pip install tensorrt-rtx)"
-)
+@needs_tensorrt
 def test_tensorrt_builds_every_rule() -> None:
     circular = """<ir_version: 10, opset_import: ["" : 24]>
     g (float16[2,3,8,4] c, float16[2,3,2,4] u, int64[2] w) => (float16[2,3,8,4] y)
     { y = TensorScatter <mode = "circular"> (c, u, w) }"""
     cut = INT32_SLICE.replace("from, to, axis", "start, end, axis").replace("[a,8]", "[2,8]")
     forms = {op: recurrent(op, 2, layout=1) for op in GATES} | {"cache": circular, "slice": cut}
-    build_dumps({name: (convert(text)[0], ("SM89",)) for name, text in forms.items()})
+    build_converted(forms)

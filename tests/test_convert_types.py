@@ -10,20 +10,17 @@ import onnx
 import onnx.parser
 import onnx_ir as ir
 import pytest
-from conversion import assert_close, case, convert, evaluate, reference, suite
+from conversion import assert_close, case, convert, evaluate, needs_tensorrt, reference, suite
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
-from layer_dumps import HAVE_TENSORRT, build_dumps
+from layer_dumps import build_dumps
 from trtforge_plugins.convert import WidenTypes
 from trtforge_plugins.convert.number_types import GRIDS, rounded
 
 from trtforge.reference import Reference
 from trtforge.testing import apply, run_model
 
-needs_tensorrt = pytest.mark.skipif(
-    not HAVE_TENSORRT, reason="not run: no TensorRT-RTX here (pip install tensorrt-rtx)"
-)
 HEAD = '<ir_version: 10, opset_import: ["" : 21]>'
 few = settings(max_examples=25, deadline=None)
 

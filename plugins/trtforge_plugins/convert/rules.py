@@ -26,6 +26,7 @@ from trtforge_plugins.convert.quantization import Dequantize, DynamicQuantize, Q
 from trtforge_plugins.convert.recurrent import RecurrentLayout
 from trtforge_plugins.convert.resize import Resize
 from trtforge_plugins.convert.rule import Rule
+from trtforge_plugins.convert.sampling import DeformConv, RoiAlign
 from trtforge_plugins.convert.scatter import ScatterReduction
 from trtforge_plugins.convert.signal import Dft, Stft
 from trtforge_plugins.convert.slice_bounds import SliceBoundsInt64
@@ -36,20 +37,27 @@ from trtforge_plugins.convert.tensor_scatter import ScatterIntoCache
 def all_rules() -> tuple[Rule, ...]:
     """Return every rule."""
     return (
-        *(AffineGrid(),),  # before OwnBody, whose body of it asks for shapes at run time
-        *(OwnBody(),),
+        # whole functions: before the rules for what they consist of
+        *(AffineGrid(), OwnBody(), WrittenAttention()),
+        # normalization and recurrent networks
         *(LayerNormStatistics(), BatchNormTraining(), NormalizeWithoutSpace()),
-        *(RecurrentLayout(), ScatterIntoCache(), WrittenAttention(), SliceBoundsInt64()),
-        *(NameSliceAxes(),),
-        *(ReduceBool(), ReduceAxes(), SqueezeAxes()),
-        *(BitShift(), BitwiseLogic(), BitwiseNot()),
-        *(MaxPool(), SumPool(), MaxUnpool()),
-        *(Resize(), ScatterReduction()),
+        *(RecurrentLayout(),),
+        # axes, slices, positions in tensors
+        *(SliceBoundsInt64(), NameSliceAxes(), ReduceBool(), ReduceAxes(), SqueezeAxes()),
+        *(ScatterReduction(), ScatterIntoCache()),
+        # images
+        *(MaxPool(), SumPool(), MaxUnpool(), Resize(), Col2Im(), DeformConv(), RoiAlign()),
+        # arithmetic, bits, signals
         *(FloorMod(), HalfCelu(), VectorMatMul(), CumProd(), Det()),
-        *(Col2Im(), Dft(), Stft(), MelWeights()),
+        *(BitShift(), BitwiseLogic(), BitwiseNot()),
+        *(Dft(), Stft(), MelWeights()),
+        # sizes that are run-time values
         *(Range(), OneHot(), Compress(), Unique()),
-        *(CastLikeByType(), QuantizedCast(), SmallBitCast(), Quantize(), Dequantize()),
-        *(DynamicQuantize(), IntegerProduct(), BeyondTensorRt()),
+        # number types and quantization
+        *(CastLikeByType(), QuantizedCast(), SmallBitCast()),
+        *(Quantize(), Dequantize(), DynamicQuantize(), IntegerProduct()),
+        # what none of them can help
+        *(BeyondTensorRt(),),
     )
 
 
