@@ -1,0 +1,79 @@
+"""What an architecture of the benchmark is: a module, its inputs and the ranges of its axes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+Exporter = Literal["dynamo", "torchscript"]
+"""``torch.onnx.export`` with ``dynamo=True`` (torch.export) or ``dynamo=False`` (TorchScript)."""
+EXPORTERS: tuple[Exporter, ...] = get_args(Exporter)
+
+Sizes = Mapping[str, int]
+"""A value for each free size of an architecture: ``{"batch": 2, "length": 16}``."""
+
+
+@dataclass(frozen=True)
+class Range:
+    """The smallest, usual and largest value of a free size.
+
+    A model is exported at the usual sizes; torch.export takes 0 and 1 for constants, so a usual
+    size is at least 2. Outputs are compared at the smallest and at the largest.
+    """
+
+    min: int
+    opt: int
+    max: int
+
+
+BATCH = Range(1, 2, 4)
+"""What ``batch`` ranges over unless an architecture says otherwise."""
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A published network: its layers and depth as published, its width reduced.
+
+    The module's weights and its inputs are drawn from a seed that the harness sets, so ``make``
+    and ``inputs`` just draw.
+    """
+
+    name: str
+    """Lower case with hyphens; the name of its files: ``resnet-18``."""
+    family: str
+    """What the table groups it by: ``classification``, ``detection``, ``language``, …"""
+    make: Callable[[], nn.Module]
+    """Return the module; its ``forward`` has a parameter for each name that ``inputs`` gives."""
+    inputs: Callable[[Sizes], dict[str, Tensor]]
+    """Return inputs of these sizes, by the names of ``forward``'s parameters and in their order."""
+    dynamic: Mapping[str, Mapping[int, str]]
+    """Input to its dynamic axes and their names. Equal names are equal sizes. A name that is no
+    key of ``ranges`` is a size that follows from others: ``past_and_length``."""
+    outputs: tuple[str, ...]
+    """Names of the outputs, in the order in which ``forward`` returns them; all are tensors."""
+    ranges: Mapping[str, Range] = field(default_factory=lambda: {"batch": BATCH})
+    """The free sizes, and what each ranges over."""
+    left_out: Mapping[Exporter, str] = field(default_factory=dict)
+    """Exporters that cannot export it, each with the exporter's words."""
+    opset: int | None = None
+    """Operator set to export for; none: the exporter's own choice."""
+    tolerance: float = 1e-4
+    """Largest difference to torch's outputs, relative to the largest value of the output."""
+
+    def sizes(self, which: Literal["min", "opt", "max"]) -> dict[str, int]:
+        """Return the smallest, usual or largest sizes."""
+        return {name: getattr(each, which) for name, each in self.ranges.items()}
+
+    def module(self) -> nn.Module:
+        """Return the module, ready for inference; the same weights each time."""
+        torch.manual_seed(0)
+        return self.make().eval()
+
+    def feeds(self, which: Literal["min", "opt", "max"]) -> dict[str, Tensor]:
+        """Return inputs of the smallest, usual or largest sizes; the same each time."""
+        torch.manual_seed(1)
+        return self.inputs(self.sizes(which))
