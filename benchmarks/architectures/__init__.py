@@ -7,6 +7,26 @@ from __future__ import annotations
 
 from architectures.architecture import Architecture
 from architectures.classification import CLASSIFICATION
+from architectures.encoder_decoders import ENCODER_DECODERS
+from architectures.generative import GENERATIVE
+from architectures.recurrent import RECURRENT
+from architectures.space import SPACE
+from architectures.speech import SPEECH
+from architectures.state_space import STATE_SPACE
+from architectures.tables import TABLES
+from architectures.text_decoders import TEXT_DECODERS
+from architectures.text_encoders import TEXT_ENCODERS
 
-ARCHITECTURES: tuple[Architecture, ...] = (*CLASSIFICATION,)
+ARCHITECTURES: tuple[Architecture, ...] = (
+    *CLASSIFICATION,
+    *ENCODER_DECODERS,
+    *GENERATIVE,
+    *RECURRENT,
+    *SPACE,
+    *SPEECH,
+    *STATE_SPACE,
+    *TABLES,
+    *TEXT_DECODERS,
+    *TEXT_ENCODERS,
+)
 """All of them; each name is there once."""
