@@ -297,6 +297,24 @@ def test_check_a_model_that_nothing_mends():
     assert "trtforge run convert" not in answer.out
 
 
+AXES = """<ir_version: 10, opset_import: ["" : 21]>
+g (float[2,3] x, int64[k] axes) => (float[n] y) { y = ReduceSum <keepdims = 0> (x, axes) }"""
+
+
+def test_check_names_the_input_to_freeze_and_run_and_verify_know_it():
+    Path("m.onnx").write_bytes(onnx.parser.parse_model(AXES).SerializeToString())
+    answer = done("check", "m.onnx", code=REQUIREMENT_MISSED)
+    assert "After the recipe `convert`: 1 finding\n" in answer.out
+    assert "freeze 'axes'" in answer.out
+    assert "`freeze-inputs: {values: {axes: [1]}}`" in answer.out
+    setting = answer.out.partition("--set '")[2].partition("'")[0]
+    done("run", "convert", "--model", "m.onnx", "--set", setting, "-o", "out")
+    assert "takes it as it is" in done("check", "out/model.onnx").out
+    assert "4 samples: synthesized" in done("verify", "m.onnx", "out/model.onnx").out
+    np.savez("x.npz", x=np.arange(6, dtype=np.float32).reshape(2, 3))
+    assert "2 samples" in done("verify", "m.onnx", "out/model.onnx", "--data", "x.npz").out
+
+
 @pytest.mark.parametrize("model", [demo.MODEL, "static.onnx", "conv.onnx"])
 def test_the_recipe_of_init_runs_as_it_is(model):
     assert "next: trtforge run my.yaml" in done("init", model, "-o", "my.yaml").out

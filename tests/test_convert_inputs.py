@@ -44,6 +44,21 @@ def test_a_frozen_input_is_gone_and_the_outputs_stay() -> None:
     assert apply(FreezeInputs(values={"axes": [1]}), after)[1] == 0
 
 
+def test_a_frozen_input_keeps_its_value() -> None:
+    after, _, _ = apply(FreezeInputs(values={"axes": [1]}), SUM)
+    with pytest.raises(RequestError, match=r"'axes' is frozen to \[1\], not to \[0\]"):
+        apply(FreezeInputs(values={"axes": [0]}), after)
+
+
+def test_an_input_that_a_constant_is_computed_from_is_named() -> None:
+    text = f"""{HEAD} g (float[2,8] x, float limit) => (float[2,n] y, int64[2,n] i)
+        {{ c = Ceil (limit) k = Cast <to = 7> (c) one = Constant <value_ints = [1]> ()
+           r = Reshape (k, one) [top] y, i = TopK (x, r) }}"""
+    assert inputs_to_freeze(ir.from_onnx_text(text)) == {"limit": "k of TopK top"}
+    found = text.replace("Ceil (limit)", "ReduceMax <keepdims = 0> (x)")
+    assert inputs_to_freeze(ir.from_onnx_text(found)) == {}, "k depends on data"
+
+
 def test_inputs_that_tensorrt_needs_as_constants_are_named_with_the_reason() -> None:
     assert inputs_to_freeze(ir.from_onnx_text(SUM)) == {"axes": "axes of ReduceSum ReduceSum -> s"}
 

@@ -9,7 +9,7 @@ ROOT = Path(__file__).parent.parent
 LEVELS = """
 errors artifacts environment ops hooks terminal demo
 quantities options steps statistics yaml_text graph diagnosis checkup compare worker_process
-to_surgeon targets io_adapter
+to_surgeon targets io_adapter frozen_inputs
 context host weights feeds rounding from_surgeon
 records recipe recipe_problems schema store surgeon request_check worker model_refusals
 model_file recipe_stages artifact_file run_folder testing kernel_source verdict outcome
@@ -24,7 +24,7 @@ cli
 """
 INTERFACE = {
     "trtforge", "trtforge.artifacts", "trtforge.compare", "trtforge.diagnosis", "trtforge.errors",
-    "trtforge.feeds", "trtforge.graph", "trtforge.hooks", "trtforge.host", "trtforge.io_adapter",
+    "trtforge.feeds", "trtforge.frozen_inputs", "trtforge.graph", "trtforge.hooks", "trtforge.host", "trtforge.io_adapter",
     "trtforge.model_comparison", "trtforge.model_file", "trtforge.op_function", "trtforge.options",
     "trtforge.quantities", "trtforge.reference", "trtforge.targets", "trtforge.testing",
     "trtforge.weights", "trtforge.worker", "trtforge.kernel_source", "trtforge.kernels", "trtforge.op_testing",

@@ -9,9 +9,23 @@ import onnx_ir as ir
 import pluggy
 import pytest
 import trtforge_plugins
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 from trtforge_plugins.verify import Verify
 
-from trtforge import Batches, Comparison, Context, Pass, Request, StepError, hooks
+from trtforge import (
+    Batches,
+    Comparison,
+    Context,
+    DataError,
+    ModelError,
+    Pass,
+    Request,
+    StepError,
+    frozen_inputs,
+    hooks,
+)
 from trtforge.compare import meets
 from trtforge.context import Requirements
 from trtforge.hooks import PROJECT, hookimpl
@@ -56,6 +70,58 @@ def test_a_changed_value_is_seen(tmp_path):
     ctx = context(tmp_path, model("y = Relu (x)"), model("y = Neg (x)"))
     result = verified(ctx)
     assert meets(result, Requirements(cosine=0.99))
+
+
+SUM = "m (float[2,3] x, int64[k] axes) => (float[n] y) { %s }"
+
+
+def frozen_sum(**values: np.ndarray) -> ir.Model:
+    """The sum over an axis that is a constant, with what the metadata say that it is."""
+    final = model(
+        "a = Constant <value_ints=[1]> ()  y = ReduceSum <keepdims=0> (x, a)",
+        "m (float[2,3] x) => (float[n] y) { %s }",
+    )
+    frozen_inputs.write(final.metadata_props, values)
+    return final
+
+
+def test_the_given_model_gets_the_values_that_inputs_were_frozen_to(tmp_path):
+    given = model("y = ReduceSum <keepdims=0> (x, axes)", SUM)
+    result = verified(context(tmp_path, given, frozen_sum(axes=np.array([1]))))
+    assert meets(result, Requirements(cosine=1.0, sqnr=100.0)) == []
+    result = verified(context(tmp_path, given, frozen_sum(axes=np.array([0]))))
+    assert meets(result, Requirements(cosine=0.99)), "the metadata say another axis"
+
+
+def test_data_with_another_value_for_a_frozen_input_is_refused(tmp_path):
+    given = model("y = ReduceSum <keepdims=0> (x, axes)", SUM)
+    ctx = context(tmp_path, given, frozen_sum(axes=np.array([1])))
+    ctx.put(Batches(({"x": np.ones((2, 3), np.float32), "axes": np.array([0])},), "test"))
+    with pytest.raises(DataError, match=r"'axes' is frozen to \[1\], and the data says \[0\]"):
+        verified(ctx)
+
+
+@given(
+    arrays(
+        st.sampled_from([np.bool_, np.int64, np.uint8, np.float16, np.float32, np.float64]),
+        st.lists(st.integers(0, 3), max_size=3).map(tuple),
+    )
+)
+def test_frozen_values_are_recorded_exactly(array):
+    metadata = {}
+    frozen_inputs.write(metadata, {"a": array})
+    found = frozen_inputs.read(metadata)["a"]
+    assert (found.dtype, found.shape) == (array.dtype, array.shape)
+    np.testing.assert_array_equal(found, array)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["[1]", "{", '{"x": {"type": "INT64"}}', '{"x": {"type": "N", "shape": [], "values": [1]}}'],
+)
+def test_damaged_metadata_of_frozen_inputs_is_an_error_of_the_model(text):
+    with pytest.raises(ModelError, match="damaged"):
+        frozen_inputs.read({frozen_inputs.KEY: text})
 
 
 def test_labels_give_the_task_accuracy_of_both_models(tmp_path):

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
+from trtforge import frozen_inputs
 from trtforge.artifacts import Batches, Comparison
 from trtforge.context import Context
 from trtforge.errors import RequestError, did_you_mean
 from trtforge.host import Host
-from trtforge.importing import as_onnx, empty_context, importer_of, open_model
+from trtforge.importing import as_onnx, empty_context, open_model
 from trtforge.options import bind
 from trtforge.recipe import Recipe
 from trtforge.recipe_reader import find, read
@@ -23,6 +24,7 @@ from trtforge.targets import read_target
 
 if TYPE_CHECKING:
     import onnx
+    import onnx_ir as ir
 
     from trtforge.diagnosis import Diagnosis
 
@@ -124,7 +126,8 @@ def verify(
     Args:
         expected: The model that is right.
         actual: The model to hold against it.
-        data: Inputs: ``.npz``, ``.npy`` or a folder of them; None: made up from a seed.
+        data: Inputs: ``.npz``, ``.npy`` or a folder of them; None: made up from a seed. It needs
+            no data for inputs that are frozen in ``actual``.
         host: The plugins; None: all that are installed.
 
     Raises:
@@ -135,12 +138,21 @@ def verify(
     with TemporaryDirectory(prefix="trtforge-verify-") as folder:
         ctx = open_model(str(expected), Path(folder), host)
         ctx.given = as_onnx(ctx, str(expected))
+        final = open_model(str(actual), Path(folder), host).model
         if data is not None:
+            _drop_inputs(ctx.model, frozen_inputs.read(final.metadata_props))
             loader = host.steps[host.givers(Batches)[0]]
             host.run_step(bind(loader, {"path": data}, f"step {loader.name!r}"), ctx)
-        host.run_step(importer_of(str(actual), host), ctx)
+        ctx.model = final
         host.run_step(host.steps[host.givers(Comparison)[0]](), ctx)
         return ctx.get(Comparison)
+
+
+def _drop_inputs(model: ir.Model, names: Collection[str]) -> None:
+    """Make ``model`` one that asks for no data for the inputs ``names``."""
+    for value in list(model.graph.inputs):
+        if value.name in names:
+            model.graph.inputs.remove(value)
 
 
 def make_convertible(model: onnx.ModelProto, *, host: Host | None = None) -> onnx.ModelProto:

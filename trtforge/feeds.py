@@ -6,7 +6,7 @@ so every :class:`~trtforge.artifacts.Batches` from here has ``real=False``.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from math import prod
 from typing import TYPE_CHECKING
 
@@ -35,6 +35,7 @@ def synthesize(
     *,
     samples: int = 8,
     seed: int = 0,
+    without: Collection[str] = (),
 ) -> Batches:
     """Return at least ``samples`` samples for the inputs of ``model``, the same for the same seed.
 
@@ -48,12 +49,17 @@ def synthesize(
             dimension where fewer samples are asked for and the range allows it.
         samples: How many; the leading axis of an input counts samples.
         seed: Of NumPy's default generator.
+        without: Inputs that get no data.
 
     Raises:
         DataError: a dynamic dimension has no value, or an input has a type that cannot be made up.
     """
     rng = np.random.default_rng(seed)
-    inputs = [value for value in model.graph.inputs if not value.is_initializer()]
+    inputs = [
+        value
+        for value in model.graph.inputs
+        if not value.is_initializer() and value.name not in without
+    ]
     shapes = input_shapes(inputs, profile or {}, samples)
     leading = next((shape[0] for shape in shapes.values() if shape), 1)
     feeds = tuple(

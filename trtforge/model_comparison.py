@@ -14,6 +14,7 @@ from trtforge.artifacts import Batches, Comparison, OutputComparison
 from trtforge.compare import compare
 from trtforge.context import Progress, Silent
 from trtforge.feeds import first
+from trtforge.frozen_inputs import without
 from trtforge.reference import Provider, Reference, TensorSpec
 
 if TYPE_CHECKING:
@@ -45,7 +46,8 @@ def compare_models(  # noqa: PLR0913  # two models, the data, and how to run the
     Args:
         given: What is taken for right.
         final: What is held against it.
-        batches: Inputs by the given model's names.
+        batches: Inputs by the given model's names. Those that are constants in the final model
+            (:mod:`trtforge.frozen_inputs`) need no data.
         count: How many samples; None: all.
         provider: See :class:`~trtforge.reference.Reference`.
         progress: Is told how far it is.
@@ -59,9 +61,10 @@ def compare_models(  # noqa: PLR0913  # two models, the data, and how to run the
         Reference(model, provider=provider, prepack=count > _MANY) for model in (given, final)
     )
     dynamic = all(spec.shape and not isinstance(spec.shape[0], int) for spec in expected.inputs)
-    feeds = first(batches, count, cut=dynamic)
+    feeds = _with_frozen(first(batches, count, cut=dynamic), expected, actual)
     samples = Batches(feeds, batches.source).samples
-    problem = _other_inputs(expected.inputs, actual.inputs)
+    left = [spec for spec in expected.inputs if spec.name not in actual.frozen]
+    problem = _other_inputs(left, actual.inputs)
     if problem:
         outputs = tuple(_incomparable(spec.name, problem) for spec in expected.outputs)
         return Comparison(outputs, batches.source, batches.real, samples)
@@ -72,6 +75,19 @@ def compare_models(  # noqa: PLR0913  # two models, the data, and how to run the
     )
     accuracy = {"given": right.share, "final": tested.share} if right.holds else {}
     return Comparison(outputs, batches.source, batches.real, samples, accuracy)
+
+
+def _with_frozen(
+    feeds: Sequence[Outputs], expected: Reference, actual: Reference
+) -> tuple[Outputs, ...]:
+    """Return ``feeds`` with the values that inputs of the given model have in the final one.
+
+    Raises:
+        DataError: the data says another value.
+    """
+    inputs = {spec.name for spec in expected.inputs}
+    frozen = {name: array for name, array in actual.frozen.items() if name in inputs}
+    return tuple({**without(frozen, feed), **frozen} for feed in feeds)
 
 
 def _incomparable(name: str, problem: str) -> OutputComparison:

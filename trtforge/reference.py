@@ -15,12 +15,12 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 import onnx_ir as ir
 
-from trtforge import io_adapter, model_file
+from trtforge import frozen_inputs, io_adapter, model_file
 from trtforge.errors import (
     DataError,
     EnvironmentLacks,
@@ -81,6 +81,7 @@ class Reference:
         loaded = model if isinstance(model, ir.Model) else model_file.load(model)
         where = "" if isinstance(model, ir.Model) else str(model)
         self._adapted = io_adapter.read(loaded.metadata_props)
+        self.frozen = frozen_inputs.read(loaded.metadata_props)
         self.inputs = tuple(
             _spec(value, self._adapted)
             for value in loaded.graph.inputs
@@ -101,12 +102,14 @@ class Reference:
         """Return the outputs by name, in the model's order.
 
         Inputs and outputs whose type a pass had to change (:mod:`trtforge.io_adapter`) are taken
-        and given in the type that they had.
+        and given in the type that they had. The feed may still have inputs that a pass made
+        constants (:mod:`trtforge.frozen_inputs`), with the constants' values.
 
         Raises:
             DataError: an input is missing, unknown, or of another type or shape.
             StepError: ONNX Runtime failed while running.
         """
+        feed = frozen_inputs.without(self.frozen, feed)
         self._check(feed)
         own = io_adapter.to_model(self._adapted, {n: np.asarray(a) for n, a in feed.items()})
         wide = {name: _widened(array) for name, array in own.items()}
@@ -118,6 +121,31 @@ class Reference:
             for spec, value in zip(self.outputs, values, strict=True)
         }
         return io_adapter.from_model(self._adapted, found)
+
+    def fetch(self, feed: Mapping[str, Array]) -> dict[str, Array]:
+        """Return the outputs by name where they lie: nothing is copied, nothing is converted.
+
+        The arrays are views of ONNX Runtime's own memory, which they keep alive: NumPy arrays on
+        the CPU, CuPy arrays on a CUDA GPU. For large outputs that are only looked at once.
+
+        Raises:
+            DataError: an input is missing, unknown, or of another type or shape.
+            StepError: ONNX Runtime failed while running.
+            EnvironmentLacks: the model runs on a GPU and CuPy is not installed.
+        """
+        self._check(feed)
+        own = io_adapter.to_model(self._adapted, {n: np.asarray(a) for n, a in feed.items()})
+        binding = self._session.io_binding()
+        for name, array in own.items():
+            binding.bind_cpu_input(name, np.ascontiguousarray(_widened(array)))
+        for spec in self.outputs:
+            binding.bind_output(spec.name, "cuda" if self.provider == CUDA else "cpu")
+        with _running():
+            self._session.run_with_iobinding(binding)
+        values = binding.get_outputs()
+        return {
+            spec.name: _view(value) for spec, value in zip(self.outputs, values, strict=True)
+        }
 
     def _check(self, feed: Mapping[str, Array]) -> None:
         known = {spec.name: spec for spec in self.inputs}
@@ -150,6 +178,20 @@ def _is_bfloat16(dtype: np.dtype[Any]) -> bool:
 def _widened(array: Array) -> Array:
     """NumPy cannot hand bfloat16 to ONNX Runtime; :func:`round_explicitly` takes float32."""
     return array.astype(np.float32) if _is_bfloat16(array.dtype) else array
+
+
+def _view(value: Any) -> Array:
+    """Return an array that shares the memory of an OrtValue (DLPack; python array API 2022.12)."""
+    if value.device_name() == "cpu":
+        return np.from_dlpack(value) if hasattr(value, "__dlpack__") else value.numpy()
+    try:
+        import cupy
+    except ImportError as error:
+        raise EnvironmentLacks(
+            "tensors lie on the GPU, and CuPy, which looks at them there, is not installed",
+            remedy="pip install 'trtforge[cu13]', or use provider: cpu",
+        ) from error
+    return cast("Array", cupy.from_dlpack(value))
 
 
 def _choose(provider: Provider) -> str:

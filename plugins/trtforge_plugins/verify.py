@@ -6,7 +6,16 @@ from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from trtforge import Batches, Comparison, Context, OutputComparison, Step, StepError, TrtforgeError
+from trtforge import (
+    Batches,
+    Comparison,
+    Context,
+    OutputComparison,
+    Step,
+    StepError,
+    TrtforgeError,
+    frozen_inputs,
+)
 from trtforge.model_comparison import compare_models
 
 if TYPE_CHECKING:
@@ -79,7 +88,9 @@ def _synthesized(model: ir.Model, ctx: Context, samples: int, seed: int = 0) -> 
     from trtforge.feeds import synthesize
 
     profiles: tuple[Mapping[str, ShapeRange], ...] = ctx.request.profiles
-    return synthesize(model, profiles[0] if profiles else None, samples=samples, seed=seed)
+    frozen = frozen_inputs.read(ctx.model.metadata_props)
+    profile = profiles[0] if profiles else None
+    return synthesize(model, profile, samples=samples, seed=seed, without=frozen.keys())
 
 
 def verify_each_step(ctx: Context) -> Generator[None, int | None, int | None]:

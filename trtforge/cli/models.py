@@ -61,7 +61,8 @@ def _findings(count: int) -> str:
 
 
 def _tell(finding: Finding) -> None:
-    place = f"{finding.op} {finding.node!r}: " if finding.node else ""
+    named = f" {finding.node!r}" if finding.node else ""
+    place = f"{finding.op}{named}: " if finding.op else ""
     say(f"\n{finding.code}  {place}{finding.cause}")
     if finding.evidence and finding.cause not in finding.evidence:
         say(f"    TensorRT: {finding.evidence}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import onnx_ir as ir
 
-from trtforge import Context, RequestError, Step
+from trtforge import Context, RequestError, Step, frozen_inputs
 from trtforge.errors import did_you_mean
 from trtforge.graph import is_op, label, nodes
+from trtforge_plugins.convert.facts import operand
 
 if TYPE_CHECKING:
     from trtforge.artifacts import Array
@@ -28,7 +29,7 @@ _CONSTANTS: Mapping[str, Mapping[int, str]] = MappingProxyType({
     "CenterCropPad": {1: "size"},
     "Col2Im": {1: "image size", 2: "block size"},
     "DFT": {1: "length", 2: "axis"},
-    "Dropout": {2: "training mode"},
+    "Dropout": {1: "ratio", 2: "training mode"},
     "Loop": {0: "trip count", 1: "start condition"},
     "OneHot": {1: "depth"},
     "Pad": {3: "axes"},
@@ -54,7 +55,8 @@ _CONSTANTS: Mapping[str, Mapping[int, str]] = MappingProxyType({
 class FreezeInputs(Step):
     """Turn inputs that TensorRT needs as constants (axes, k, sizes) into constants.
 
-    The model loses these inputs: it then serves these values only.
+    The model loses these inputs: it then serves these values only. They stay on record in its
+    metadata, so that comparisons with the model that was given use them.
     """
 
     name: ClassVar[str] = "freeze-inputs"
@@ -70,10 +72,15 @@ class FreezeInputs(Step):
         """
         model = ctx.model
         inputs = {value.name or "": value for value in model.graph.inputs}
+        frozen = frozen_inputs.read(model.metadata_props)
         arrays = {}
         for name, given in self.values.items():
-            if name not in inputs and name in model.graph.initializers:
-                continue  # frozen by an earlier run of this step
+            if name in frozen and _equals(frozen[name], given):
+                continue  # by an earlier run of this step
+            if name in frozen:
+                raise RequestError(
+                    f"freeze-inputs: {name!r} is frozen to {frozen[name].tolist()}, not to {given}"
+                )
             if name not in inputs:
                 raise RequestError(
                     f"freeze-inputs: the model has no input {name!r}",
@@ -82,6 +89,8 @@ class FreezeInputs(Step):
             arrays[name] = _fitting(inputs[name], given)
         for name, array in arrays.items():
             _freeze(model.graph, inputs[name], array)
+        if arrays:
+            frozen_inputs.write(model.metadata_props, {**frozen, **arrays})
         for name, why in inputs_to_freeze(model).items():
             ctx.note(name, f"TensorRT may want it as a constant: {why}")
         return len(arrays)
@@ -90,21 +99,53 @@ class FreezeInputs(Step):
 def inputs_to_freeze(model: ir.Model) -> dict[str, str]:
     """Return the inputs of ``model`` that TensorRT or a rewrite wants as constants, and why."""
     found: dict[str, str] = {}
-    for node in nodes(model):
-        wanted = _CONSTANTS.get(node.op_type, {}) if node.domain in ("", "ai.onnx") else {}
-        for position, what in wanted.items():
-            value = _origin(node.inputs[position]) if position < len(node.inputs) else None
-            if value is not None and value.is_graph_input() and not value.is_initializer():
-                found.setdefault(value.name or "", f"{what} of {node.op_type} {label(node)}")
+    for node, what, value in wanted_constants(model):
+        found.setdefault(value.name or "", f"{what} of {node.op_type} {label(node)}")
     return {v.name: found[v.name] for v in model.graph.inputs if v.name and v.name in found}
 
 
-def _origin(value: ir.Value | None) -> ir.Value | None:
-    """Return what ``value`` copies: the value itself, or what a Cast, Identity … is given."""
-    producer = None if value is None else value.producer()
-    if is_op(producer, "Cast", "Identity", "Reshape", "Squeeze", "Unsqueeze") and producer:
-        return _origin(producer.inputs[0])
-    return value
+def wanted_constants(model: ir.Model) -> Iterator[tuple[ir.Node, str, ir.Value]]:
+    """Yield nodes that want a constant, what it is, and the model's input that it comes from."""
+    inputs = set(model.graph.inputs)
+    for node in nodes(model):
+        wanted = _CONSTANTS.get(node.op_type, {}) if node.domain in ("", "ai.onnx") else {}
+        for position, what in wanted.items():
+            for value in _origins(operand(node, position)):
+                if value in inputs:
+                    yield node, what, value
+
+
+def _origins(value: ir.Value | None) -> list[ir.Value]:
+    """Return the inputs that ``value`` is computed from; none where it takes more than a little."""
+    found: list[ir.Value] = []
+    seen: set[ir.Value | None] = {None}
+    todo = [value]
+    while todo:
+        each = todo.pop()
+        if each in seen or each is None or each.is_initializer():
+            continue
+        seen.add(each)
+        producer = each.producer()
+        if producer is None:
+            found.append(each)
+        elif is_op(producer, *_SIMPLE):
+            todo += producer.inputs
+        elif producer.op_type != "Constant":
+            return []
+    return found
+
+
+_SIMPLE = (
+    "Abs", "Add", "Cast", "Ceil", "Concat", "Div", "Floor", "Identity", "Max", "Min", "Mul", "Neg",
+    "Relu", "Reshape", "Squeeze", "Sub", "Unsqueeze",
+)  # fmt: skip
+
+
+def _equals(frozen: Array, given: Any) -> bool:
+    try:
+        return np.array_equal(frozen, np.asarray(given).astype(frozen.dtype))
+    except (TypeError, ValueError):
+        return False
 
 
 def _fitting(value: ir.Value, given: Any) -> Array:
