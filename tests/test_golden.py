@@ -13,6 +13,7 @@ import onnx_ir as ir
 import pytest
 import trtforge_plugins.clean
 import trtforge_plugins.convert
+from trtforge_plugins.precision.cast import Cast
 
 from trtforge import Pass
 from trtforge.testing import apply, check_pass
@@ -24,7 +25,7 @@ PASSES: dict[str, type[Pass]] = {
     for package in (trtforge_plugins.clean, trtforge_plugins.convert)
     for cls in (getattr(package, name) for name in package.__all__)
     if issubclass(cls, Pass)
-}
+} | {Cast.name: Cast}
 
 
 def read(case: Path) -> tuple[Pass, str]:

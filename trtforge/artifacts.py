@@ -86,6 +86,12 @@ class CastTo(Artifact):
     """``float16`` or ``bfloat16``."""
     kept: Mapping[str, str]
     """Nodes left in float32, with the reason."""
+    casts_before: int = 0
+    """Cast nodes of the model that came in."""
+    casts_after: int = 0
+    """Cast nodes of the model that went out."""
+    measured: int = 0
+    """Tensors whose largest magnitude was known."""
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,9 @@
 
 Softmax, LayerNormalization and reductions go to the lower type like everything else: TensorRT
 accumulates them in float32 inside their kernels. What stays: nodes the user names, operators
-without the type, constants that the type cannot hold, what is computed from integers only (shapes,
-positions, masks: small, and exact in float32), and what the model itself computes in float32 after
-a Cast from a lower type.
+without the type, constants that the type cannot hold, values that left its range on data, what is
+computed from integers only (shapes, positions, masks: small, and exact in float32), angles, and
+what the model itself computes in float32 after a Cast from a lower type.
 """
 
 from __future__ import annotations
@@ -19,24 +19,16 @@ import onnx_ir as ir
 from trtforge import StepError
 from trtforge.graph import constant, is_op
 from trtforge_plugins.precision import half_range
+from trtforge_plugins.precision.cast_evidence import Evidence, out_of_range
+from trtforge_plugins.precision.cast_operators import FLEXIBLE, FLOAT
 from trtforge_plugins.precision.element_types import Types, find_schema, formal
+from trtforge_plugins.precision.exact_arithmetic import angles, from_integers
 from trtforge_plugins.precision.placement import matches
 
 if TYPE_CHECKING:
     from trtforge import CustomOp
 
-FLOAT = ir.DataType.FLOAT
 _HALVES: tuple[ir.DataType | None, ...] = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
-FLEXIBLE = ("Cast", "QuantizeLinear", "DequantizeLinear")
-"""Operators that convert anyway: they take the type of their neighbours."""
-MOVERS = (
-    "Concat", "DepthToSpace", "Expand", "Flatten", "Gather", "Identity", "Reshape", "Slice",
-    "SpaceToDepth", "Split", "Squeeze", "Tile", "Transpose", "Unsqueeze",
-)  # fmt: skip
-_OF_INTEGERS = (
-    *MOVERS, "Abs", "Add", "Ceil", "Clip", "Cos", "Div", "Exp", "Floor", "Log", "Max", "Min",
-    "Mod", "Mul", "Neg", "Pow", "Reciprocal", "Round", "Sin", "Sqrt", "Sub", "Where",
-)  # fmt: skip
 _TYPED_BY_INPUT = ("Bernoulli", "EyeLike", "RandomNormalLike", "RandomUniformLike")
 _FLOAT_INPUTS = {"Resize": (1, 2), "Upsample": (1,)}
 """Inputs that TensorRT and ONNX want in float32: the region and the scales of a Resize."""
@@ -76,21 +68,24 @@ class Decisions:
         return self.low if wanted in allowed.get(variable, ()) else FLOAT
 
 
-def decide(
+def decide(  # noqa: PLR0913  # the model, the type, and what is known or wished
     model: ir.Model,
     low: ir.DataType,
-    keep: Sequence[str],
     types: Types,
+    *,
+    keep: Sequence[str],
     ops: Mapping[str, type[CustomOp]],
+    evidence: Evidence,
 ) -> Decisions:
     """Return the decisions for every node of the main graph and its subgraphs.
 
     Args:
         model: The model; it is only read.
         low: float16 or bfloat16.
-        keep: Glob patterns of node names or operators that stay in float32.
         types: Element types of the values.
+        keep: Glob patterns of node names or operators that stay in float32.
         ops: Custom ops; those that have a kernel for ``low`` run in it.
+        evidence: What is known of the tensors' magnitudes.
     """
     every = list(model.graph.all_nodes())
     touched = [node for node in every if any(types.get(value) == FLOAT for value in _values(node))]
@@ -104,15 +99,16 @@ def decide(
     _complain_of_opset([node for node in touched if node not in kept], decisions)
     for node in _in_float_already(touched, types):
         kept.setdefault(node, "the model itself computes it in float32, after a Cast")
-    for node in _from_integers(touched, types):
+    for node in from_integers(touched, types):
         kept.setdefault(node, "it is computed from integers only")
+    for node in angles(touched, types):
+        kept.setdefault(node, "it is an angle, or computes one, of positions or times")
     for node in touched:
         if node not in kept and not is_op(node, *FLEXIBLE):
             reason = _bad_constant(node, decisions, types)
             if reason:
                 kept[node] = reason
-    for node in _between_kept(touched, decisions, types):
-        kept.setdefault(node, "it moves data between nodes that stay in float32")
+    kept.update(dict(out_of_range(touched, decisions, types, evidence)))
     return decisions
 
 
@@ -224,25 +220,6 @@ def _in_float_already(nodes: Sequence[ir.Node], types: Types) -> Iterator[ir.Nod
                 yield node
 
 
-def _from_integers(nodes: Sequence[ir.Node], types: Types) -> Iterator[ir.Node]:
-    """Yield elementwise nodes whose float inputs are all made from integers or constant."""
-    reached: set[ir.Value] = set()
-    for node in nodes:
-        if is_op(node, "Cast"):
-            dtype = types.get(node.inputs[0]) if node.inputs[0] is not None else None
-            if dtype is not None and (dtype.is_integer() or dtype == ir.DataType.BOOL):
-                reached.update(node.outputs)
-            continue
-        floats = [value for value in node.inputs if value is not None and types.get(value) == FLOAT]
-        made = [value in reached for value in floats]
-        exact = all(
-            seen or constant(value) is not None for seen, value in zip(made, floats, strict=True)
-        )
-        if is_op(node, *_OF_INTEGERS) and any(made) and exact:
-            reached.update(node.outputs)
-            yield node
-
-
 def _bad_constant(node: ir.Node, decisions: Decisions, types: Types) -> str | None:
     for index, value in enumerate(node.inputs):
         if value is None or types.get(value) != FLOAT:
@@ -254,31 +231,3 @@ def _bad_constant(node: ir.Node, decisions: Decisions, types: Types) -> str | No
         if reason:
             return f"its constant {value.name!r}: {reason}"
     return None
-
-
-def _between_kept(
-    nodes: Sequence[ir.Node], decisions: Decisions, types: Types
-) -> Iterator[ir.Node]:
-    """Yield data movers whose source and whose users all stay in float32: no Cast is worth it."""
-    movers = [node for node in nodes if is_op(node, *MOVERS) and node not in decisions.kept]
-    after: set[ir.Value] = set()
-    for node in movers:
-        floats = [value for value in node.inputs if value is not None and types.get(value) == FLOAT]
-        if floats and all(value in after or _is_float(value, decisions) for value in floats):
-            after.update(node.outputs)
-    before: set[ir.Node] = set()
-    for node in reversed(movers):
-        if not set(node.outputs) <= after:
-            continue
-        uses = [use for value in node.outputs for use in value.uses()]
-        if all(use in before or decisions.of_input(use, index) == FLOAT for use, index in uses):
-            before.add(node)
-            yield node
-
-
-def _is_float(value: ir.Value, decisions: Decisions) -> bool:
-    """Whether ``value`` stays float32 for sure: an input of the model, or a kept node's result."""
-    producer = value.producer()
-    if producer is None:
-        return value.is_graph_input() or value.is_initializer()
-    return decisions.of_output(producer, value.index() or 0) == FLOAT or producer in decisions.kept

@@ -11,12 +11,13 @@ import onnx_ir as ir
 
 from trtforge.graph import bypass, constant, is_op
 from trtforge_plugins.precision import half_range
-from trtforge_plugins.precision.cast_decisions import FLEXIBLE, FLOAT, Decisions
+from trtforge_plugins.precision.cast_operators import FLEXIBLE, FLOAT
 from trtforge_plugins.precision.element_types import Types, bodies
 from trtforge_plugins.precision.quantized_weights import requantize
 
 if TYPE_CHECKING:
     from trtforge.artifacts import Array
+    from trtforge_plugins.precision.cast_decisions import Decisions
 
 Uses = dict[ir.DataType, list[tuple[ir.Node, int]]]
 
@@ -168,7 +169,7 @@ class Rewriter:
         for node, index in uses:
             node.replace_input_with(index, copy)
         self._changes += 1
-        _drop_unused(value)
+        drop_unused(value)
 
     def _new_constant(self, value: ir.Value, array: Array, dtype: ir.DataType) -> ir.Value:
         """Add a constant that stands for ``value`` in another type or with other codes."""
@@ -189,7 +190,7 @@ class Rewriter:
         changed = requantize(stored, old, new.astype(np.float32), axis)
         if changed is not None:
             node.replace_input_with(0, self._new_constant(codes, changed, ir.DataType.INT8))
-            _drop_unused(codes)
+            drop_unused(codes)
 
     def _join_outputs(self, graph: ir.Graph) -> None:
         border = self._borders[graph]
@@ -234,7 +235,7 @@ def _is_constant(value: ir.Value) -> bool:
     return constant(value) is not None
 
 
-def _drop_unused(value: ir.Value) -> None:
+def drop_unused(value: ir.Value) -> None:
     """Remove a constant that nothing uses any more."""
     graph = value.graph
     if value.uses() or value.is_graph_output() or not isinstance(graph, ir.Graph):

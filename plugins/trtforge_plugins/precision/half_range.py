@@ -14,6 +14,11 @@ if TYPE_CHECKING:
 LOST = 1e-3
 """Relative error (L2) that converting a tensor to float16 may make; plain rounding makes 3e-4."""
 
+FLUSHED = 2.0**-25
+"""Up to here float16 rounds to 0: half of its smallest number, 2^-24 (IEEE 754, ties to even)."""
+DENORMAL = 2.0**-14
+"""Below this float16 keeps fewer than 11 bits."""
+
 
 def why_not(array: Array, low: ir.DataType) -> str | None:
     """Return why the float32 ``array`` does not survive in the type ``low``, or None if it does.
@@ -39,6 +44,17 @@ def why_not(array: Array, low: ir.DataType) -> str | None:
         value = float(finite.flat[0])
         return f"{value:g} becomes {float(np.float16(value)):g} in float16"
     return f"its entries (largest: {top:g}) are too small for float16"
+
+
+def underflow(array: Array) -> tuple[float, float]:
+    """Return which shares of the float32 ``array`` become 0 and become denormal in float16.
+
+    Zeros of the array count for neither.
+    """
+    magnitude = np.abs(array)
+    lost = np.count_nonzero(magnitude <= FLUSHED) - np.count_nonzero(magnitude == 0)
+    small = np.count_nonzero(magnitude < DENORMAL) - np.count_nonzero(magnitude <= FLUSHED)
+    return lost / max(array.size, 1), small / max(array.size, 1)
 
 
 def largest(low: ir.DataType) -> float:

@@ -1,7 +1,7 @@
 """Attention masks written with float32's lowest number, which float16 turns into -inf.
 
-A row that is masked everywhere then softmaxes to NaN. Half of the type's lowest number masks just
-as well and stays finite when scores are added.
+A row that is masked everywhere then softmaxes to NaN. A quarter of the type's lowest number masks
+just as well, and stays finite when scores and a second mask are added.
 """
 
 from __future__ import annotations
@@ -13,11 +13,13 @@ import onnx_ir as ir
 
 from trtforge import Context
 from trtforge.graph import add_initializer, constant, is_op, label
-from trtforge_plugins.precision.cast_decisions import FLOAT, MOVERS
+from trtforge_plugins.precision.cast_operators import FLOAT, MOVERS
+from trtforge_plugins.precision.cast_rewrite import drop_unused
 from trtforge_plugins.precision.element_types import Types
 from trtforge_plugins.precision.half_range import largest
 
 _MASKING = ("Add", "Mul", "Sub", "Where")
+_ROOM = 4
 
 
 def saturate_masks(model: ir.Model, low: ir.DataType, types: Types, ctx: Context) -> int:
@@ -33,12 +35,13 @@ def saturate_masks(model: ir.Model, low: ir.DataType, types: Types, ctx: Context
                 continue
             graph = node.graph
             if isinstance(graph, ir.Graph):
-                saturated = np.maximum(array, np.float32(-limit / 2))
+                saturated = np.maximum(array, np.float32(-limit / _ROOM))
                 copy = add_initializer(graph, f"{value.name}_finite", saturated)
                 node.replace_input_with(index, copy)
                 types[copy] = FLOAT
+                drop_unused(value)
                 count += 1
-                ctx.note(label(node), f"mask value {array.min():g} became {-limit / 2:g}")
+                ctx.note(label(node), f"mask value {array.min():g} became {-limit / _ROOM:g}")
     return count
 
 
