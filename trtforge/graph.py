@@ -21,11 +21,32 @@ Signature = tuple[tuple[str | None, ir.DataType | None, str], ...]
 
 def graphs(model: ir.Model) -> Iterator[ir.Graph | ir.Function]:
     """Yield the main graph, every subgraph and every function body, outermost first."""
-    yield model.graph
-    yield from model.graph.subgraphs()
-    for function in model.functions.values():
-        yield function
-        yield from function.subgraphs()
+    homes: list[ir.Graph | ir.Function] = [model.graph, *model.functions.values()]
+    for home in homes:
+        yield home
+        yield from list(_subgraphs(home))
+
+
+def _subgraphs(graph: ir.Graph | ir.Function) -> Iterator[ir.Graph]:
+    for node in graph:
+        for body in bodies(node):
+            yield body
+            yield from _subgraphs(body)
+
+
+def bodies(node: ir.Node) -> Iterator[ir.Graph]:
+    """Yield the graphs that ``node`` holds: branches of an If, the body of a Loop or a Scan."""
+    attributes = node.attributes.data  # a plain dict: this runs for every node of every pass
+    for attribute in attributes.values():
+        if attribute.type is ir.AttributeType.GRAPH and not attribute.is_ref():
+            yield attribute.as_graph()
+        elif attribute.type is ir.AttributeType.GRAPHS and not attribute.is_ref():
+            yield from attribute.as_graphs()
+
+
+def node_count(model: ir.Model) -> int:
+    """Return the number of nodes in the main graph and its subgraphs."""
+    return len(model.graph) + sum(len(graph) for graph in _subgraphs(model.graph))
 
 
 def nodes(model: ir.Model) -> Iterator[ir.Node]:
@@ -74,8 +95,22 @@ def constant(value: ir.Value | None) -> Array | None:
     """
     if value is None or value.is_graph_input():
         return None
-    tensor = ir.convenience.get_const_tensor(value)
+    tensor = constant_tensor(value)
     return None if tensor is None else np.asarray(tensor.numpy())
+
+
+def constant_tensor(value: ir.Value) -> ir.TensorProtocol | None:
+    """Return the tensor of an initializer or of a Constant node's output, else None."""
+    if value.const_value is not None:
+        return value.const_value
+    node = value.producer()
+    if node is None or not is_op(node, "Constant"):
+        return None
+    held = node.attributes.get("value")
+    if held is None or held.type is not ir.AttributeType.TENSOR or held.is_ref():
+        return ir.convenience.get_const_tensor(value)
+    tensor: ir.TensorProtocol = held.value  # as_tensor() first looks at all its properties
+    return tensor
 
 
 def scalar(value: ir.Value | None) -> float | int | bool | None:

@@ -51,8 +51,12 @@ def computes_in_half(model: ir.Model) -> bool:
 
 def _names_half(node: ir.Node) -> bool:
     """Whether an attribute of ``node`` asks for float16 or bfloat16."""
-    for attribute in node.attributes.values():
-        if attribute.type == ir.AttributeType.TENSOR and attribute.as_tensor().dtype in HALF:
+    for attribute in node.attributes.data.values():
+        if (
+            attribute.type is ir.AttributeType.TENSOR
+            and not attribute.is_ref()
+            and attribute.value.dtype in HALF
+        ):
             return True
         if attribute.name in _TYPE_ATTRIBUTES and attribute.value in HALF:
             return True

@@ -251,10 +251,12 @@ class Runner:
         return changes
 
     def _finish(self, record: StepRecord, ctx: Context, started: float) -> None:
+        from trtforge.graph import node_count
+
         record = replace(
             record,
             seconds=time.perf_counter() - started,
-            nodes=None if _pending(ctx) else sum(1 for _ in ctx.model.graph.all_nodes()),
+            nodes=None if _pending(ctx) else node_count(ctx.model),
             notes=tuple(ctx.notes),
         )
         self.records.append(record)

@@ -20,6 +20,7 @@ Exchange = Callable[[ir.TensorProtocol], ir.TensorProtocol]
 _CHUNK = 4 * 2**20
 _THREADS = 2  # hashing outruns most disks with two; more only heats the machine
 _MEMO = "trtforge.digest"
+_TENSORS = frozenset((ir.AttributeType.TENSOR, ir.AttributeType.TENSORS))
 
 
 def tensors(model: ir.Model) -> Iterator[ir.TensorProtocol]:
@@ -38,19 +39,22 @@ def _all_tensors(model: ir.Model) -> Iterator[ir.TensorProtocol]:
                 if value.const_value is not None:
                     yield value.const_value
         for node in graph:
-            for attribute in node.attributes.values():
+            for attribute in _with_tensors(node):
                 yield from _held(attribute)
 
 
+def _with_tensors(node: ir.Node) -> list[ir.Attr]:
+    """Return the attributes that hold tensors; a function's attribute reference holds none."""
+    attributes = node.attributes.data  # a plain dict: this runs for every node
+    return [held for held in attributes.values() if held.type in _TENSORS and not held.is_ref()]
+
+
 def _held(attribute: ir.Attr) -> tuple[ir.TensorProtocol, ...]:
-    """Return the tensors of an attribute; a function's attribute reference has none."""
-    if attribute.is_ref():
-        return ()
-    if attribute.type == ir.AttributeType.TENSOR:
-        return (attribute.as_tensor(),)
-    if attribute.type == ir.AttributeType.TENSORS:
-        return tuple(attribute.as_tensors())
-    return ()
+    """Return the tensors of an attribute that has some."""
+    if attribute.type is ir.AttributeType.TENSORS:
+        return attribute.as_tensors()
+    tensor: ir.TensorProtocol = attribute.value  # as_tensor() first looks at all its properties
+    return (tensor,)
 
 
 def exchange(model: ir.Model, swap: Exchange) -> Callable[[], None]:
@@ -64,7 +68,7 @@ def exchange(model: ir.Model, swap: Exchange) -> Callable[[], None]:
                     undo.append(partial(setattr, value, "const_value", old))
                     value.const_value = new
         for node in graph:
-            for attribute in list(node.attributes.values()):
+            for attribute in _with_tensors(node):
                 fresh = _exchanged(attribute, swap)
                 if fresh is not attribute:
                     undo.append(partial(node.attributes.__setitem__, attribute.name, attribute))

@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
-import onnx_ir as ir
+from trtforge.graph import bodies
 
+if TYPE_CHECKING:
+    import onnx_ir as ir
 
-def bodies(node: ir.Node) -> Iterator[ir.Graph]:
-    """Yield the graphs that ``node`` holds in its attributes."""
-    for attribute in node.attributes.values():
-        if attribute.is_ref():
-            continue
-        if attribute.type == ir.AttributeType.GRAPH:
-            yield attribute.as_graph()
-        elif attribute.type == ir.AttributeType.GRAPHS:
-            yield from attribute.as_graphs()
+__all__ = ["bodies", "release"]
 
 
 def release(node: ir.Node) -> None:

@@ -9,7 +9,7 @@ from typing import ClassVar
 import onnx_ir as ir
 
 from trtforge import ByteSize, Context, Pass
-from trtforge.graph import constant, graphs, is_op, label, replace
+from trtforge.graph import constant, constant_tensor, graphs, is_op, label, replace
 from trtforge.quantities import format_bytes
 from trtforge_plugins.clean.attributes import refers
 from trtforge_plugins.clean.bodies import bodies
@@ -159,7 +159,7 @@ def _why_not(node: ir.Node) -> str | None:
     if next(bodies(node), None) is not None:
         return "it holds a graph (see resolve-if and unroll-loop)"
     for value in node.inputs:
-        tensor = None if value is None else ir.convenience.get_const_tensor(value)
+        tensor = None if value is None else constant_tensor(value)
         if tensor is not None and tensor.dtype not in NUMPY_TYPES:
             return f"{tensor.dtype} constants are not computed"
     return None
@@ -170,12 +170,12 @@ def _is_only_use(value: ir.Value) -> bool:
 
 
 def _stored_bytes(value: ir.Value, sizes: dict[ir.Value, int]) -> int:
-    tensor = ir.convenience.get_const_tensor(value)
+    tensor = constant_tensor(value)
     return sizes.get(value, 0) if tensor is None else tensor.nbytes
 
 
 def _elements(value: ir.Value, sizes: dict[ir.Value, int]) -> int:
-    tensor = ir.convenience.get_const_tensor(value)
+    tensor = constant_tensor(value)
     # Without a tensor only the bytes are known; they bound the number of elements.
     return sizes.get(value, 2**62) if tensor is None else tensor.size
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
+import numpy as np
 import onnx_ir as ir
 
 from trtforge.graph import graphs
@@ -100,7 +101,7 @@ def add_constant(
 
 
 def _tensor(array: Array | ir.TensorProtocol, name: str) -> ir.TensorProtocol:
-    return array if isinstance(array, ir.TensorProtocol) else ir.tensor(array, name=name)
+    return ir.Tensor(array, name=name) if isinstance(array, np.ndarray | np.generic) else array
 
 
 def add_constant_node(

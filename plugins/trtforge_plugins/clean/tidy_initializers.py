@@ -8,7 +8,7 @@ from typing import ClassVar
 import onnx_ir as ir
 
 from trtforge import Context, Pass
-from trtforge.graph import graphs, is_op, label
+from trtforge.graph import constant_tensor, graphs, is_op, label
 from trtforge_plugins.clean.attributes import refers
 from trtforge_plugins.clean.names import put_result
 
@@ -52,7 +52,7 @@ def _lift_constants(graph: ir.Graph, ctx: Context) -> int:
         if value.is_graph_output():
             ctx.note(label(node), "kept: it is a graph output, which some readers want from a node")
             continue
-        tensor = None if refers(node) else ir.convenience.get_const_tensor(value)
+        tensor = None if refers(node) else constant_tensor(value)
         if tensor is None:
             ctx.note(label(node), "kept: its value is sparse or comes from a function's caller")
             continue
