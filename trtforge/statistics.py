@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import inf
 from typing import TYPE_CHECKING, Any
 
 from trtforge.artifacts import Artifact
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     Array = np.ndarray[Any, np.dtype[Any]]
 else:
     Array = Any
+
+_GREW = 1.05
 
 
 @dataclass(frozen=True)
@@ -41,11 +44,26 @@ class TensorStatistics(Artifact):
     """Axis of the channels, counted from the end for matrix products: -1; 1 for convolutions."""
     growth: Array
     """Largest magnitude after each further share of the data: float32[shares], not falling."""
+    average_low: float = 0.0
+    """Mean over the batches of each batch's smallest value."""
+    average_high: float = 0.0
+    """Mean over the batches of each batch's largest value."""
 
     @property
     def amax(self) -> float:
         """Largest magnitude."""
         return max(abs(self.low), abs(self.high))
+
+    def converged(self, limit: float = inf) -> bool | None:
+        """Return whether the last quarter of the data left the range as it was, within 5 %.
+
+        Growth beyond ``limit``, where the range is clipped anyway, does not count. None: the data
+        had one share only, which tells nothing.
+        """
+        if len(self.growth) < 2:
+            return None
+        before = self.growth[len(self.growth) * 3 // 4 - 1]
+        return bool(min(self.growth[-1], limit) <= _GREW * min(before, limit))
 
 
 @dataclass(frozen=True)
@@ -56,6 +74,8 @@ class Statistics(Artifact):
     samples: int
     source: str
     real: bool = True
+    model: str = ""
+    """Digest of the model that ran: statistics of another one do not hold."""
 
 
 @dataclass(frozen=True)
