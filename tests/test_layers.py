@@ -10,7 +10,8 @@ LEVELS = """
 errors artifacts environment ops hooks terminal demo
 quantities options steps statistics yaml_text graph diagnosis checkup compare worker_process
 to_surgeon targets io_adapter frozen_inputs
-context host weights feeds rounding from_surgeon
+context host weights feeds rounding from_surgeon pictures
+statistics_report
 records recipe recipe_problems schema store surgeon request_check worker model_refusals
 model_file recipe_stages artifact_file run_folder testing kernel_source verdict outcome
 reference report cache recipe_reader importing kernels

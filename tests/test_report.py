@@ -10,6 +10,7 @@ import numpy as np
 import onnx.parser
 import onnx_ir as ir
 import pytest
+from test_statistics_report import seen
 
 from trtforge import artifacts as a
 from trtforge.context import Context, Note, Request, Requirements
@@ -26,6 +27,7 @@ from trtforge.report import (
     summarize_model,
 )
 from trtforge.report_page import digits, render
+from trtforge.statistics import Evaluated, NodeGroup, Sensitivity, Statistics
 from trtforge.targets import read_target
 
 HOSTILE = "<script>alert(1)</script>\"'&{{7*7}}"
@@ -75,6 +77,13 @@ def example(tmp_path: Path, name: str = "layer1.conv") -> Report:
     timings = (a.LayerTiming(name, 0.5, 0.6), a.LayerTiming("other", 0.3, 0.4))
     ctx.put(a.Timings("NVIDIA H200", 100, 10, 0.8, 0.9, 1.2, timings))
     ctx.put(a.Figures({name: 1.5}))
+    ctx.put(a.CastTo("float16", {name: f"its output {name!r} reached 7e+04"}, 1, 4, 12))
+    values = np.random.default_rng(0).standard_normal((64, 4)).astype(np.float32)
+    ctx.put(Statistics({name: seen(values), "zero": seen(values * 0)}, 64, f"{name}.npz"))
+    ctx.put(a.Ranges({name: a.Range(-2.0, 2.0)}, "percentile", 64, f"{name}.npz"))
+    points = (Evaluated(1.0, 0.98, 12.0, None, meets=False), Evaluated(0.9, 0.9995, 30, None, True))
+    groups = (NodeGroup((name, "b"), 900, 1e-3, kept=False), NodeGroup(("c",), 100, 0.02, True))
+    ctx.put(Sensitivity("int8", groups, points, {"cosine": 0.999}, 3.5, 64, f"{name}.npz"))
     records = [
         StepRecord("prepare", "fold-constants", 1, {"limit": "1MiB"}, 12, 0.21, 120),
         StepRecord("prepare", "drop-identity", 1, {}, 3, 0.01, 117, cached=True),
@@ -172,6 +181,8 @@ def test_the_page_is_well_formed_and_shows_everything(tmp_path):
         "Done, but requirements were missed", "0.99995", "41.3 dB", "∞ dB", "97.60%", "90.00%",
         "is missing", "3.34MiB", "sm_86, sm_89", "12.3 s", "fold-constants", "cached",
         "layer1.conv failed",
+        "Casts: 1 before, 4 after", "12 tensors", "reached 7e+04", "Ranges: percentile",
+        "of the values are clipped", "always 0: no scale fits", "3.5 passes", "required 0.999",
         "This is no real data", "2 gemm", "NVIDIA H200", "8x4", "runs in float32",
     ):  # fmt: skip
         assert shown in page.text

@@ -16,6 +16,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from trtforge.artifacts import (
+    CastTo,
     Comparison,
     Engine,
     EngineLayers,
@@ -26,6 +27,8 @@ from trtforge.artifacts import (
 from trtforge.environment import Environment
 from trtforge.errors import DataError
 from trtforge.records import StepRecord
+from trtforge.statistics import Sensitivity
+from trtforge.statistics_report import StatisticsSummary, summarize_statistics
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -137,6 +140,12 @@ class Report:
     layers: LayersSummary | None = None
     precision: PrecisionProof | None = None
     comparison: Comparison | None = None
+    cast: CastTo | None = None
+    """What stays in float32 beside the lower type, and how many Casts that takes."""
+    statistics: StatisticsSummary | None = None
+    """The activations that can be quantized, as the calibration data showed them."""
+    sensitivity: Sensitivity | None = None
+    """What the search for the nodes to keep in high precision measured."""
     timings: Timings | None = None
     figures: Mapping[str, float] = field(default_factory=dict)
     version: Literal[1] = VERSION
@@ -232,6 +241,9 @@ def make_report(  # noqa: PLR0913  # what only the runner knows; all else is in 
         layers=summarize_layers(layers) if layers else None,
         precision=ctx.find(PrecisionProof),
         comparison=ctx.find(Comparison),
+        cast=ctx.find(CastTo),
+        statistics=summarize_statistics(ctx),
+        sensitivity=ctx.find(Sensitivity),
         timings=ctx.find(Timings),
         figures=dict(figures.values) if figures else {},
     )

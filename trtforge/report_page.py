@@ -15,10 +15,12 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from trtforge.errors import ExitCode
+from trtforge.pictures import CurvePoint, curve, histogram
 from trtforge.quantities import format_bytes, percent
 
 if TYPE_CHECKING:
     from jinja2 import Environment
+    from markupsafe import Markup
 
     from trtforge.artifacts import Comparison
     from trtforge.report import Report, Verdict
@@ -31,6 +33,9 @@ _HEADLINES = {
     ExitCode.STEP_FAILED: "Not done: a step failed",
     ExitCode.ENVIRONMENT_LACKS: "Not done: this environment lacks something",
 }
+
+_CURVES = {"cosine": "cosine similarity", "sqnr": "SQNR in decibels"}
+_FIELDS = {"sqnr": "sqnr_db"}
 
 
 def render(report: Report) -> str:
@@ -45,6 +50,8 @@ def render(report: Report) -> str:
         facts=list(_facts(report)),
         requirements=list(_requirements(report)),
         operators=list(_operators(report)),
+        histograms=list(_histograms(report)),
+        curve=_curve(report),
         style=Markup(style),  # noqa: S704  # our own file
         script=Markup(script),  # noqa: S704  # our own file
         script_hash=f"sha256-{digest}",
@@ -104,6 +111,34 @@ def _facts(report: Report) -> Iterator[tuple[str, str]]:
         yield "Mostly", f"{percent(largest.share)} {largest.dtype}"
     if report.timings:
         yield "Median time", f"{digits(report.timings.median_ms, 4)} ms"
+
+
+def _histograms(report: Report) -> Iterator[Markup]:
+    """Yield the picture of each tensor's values, in the order of the statistics."""
+    from markupsafe import Markup
+
+    for each in report.statistics.tensors if report.statistics else ():
+        limit = max(map(abs, each.range)) if each.range else None
+        yield Markup(histogram(each.histogram, each.low, each.high, limit))  # noqa: S704  # numbers
+
+
+def _curve(report: Report) -> Markup | None:
+    """Return the picture of the search for the nodes to keep, or None where there was none."""
+    from markupsafe import Markup
+
+    found = report.sensitivity
+    if found is None:
+        return None
+    figure, name = next(
+        (entry for entry in _CURVES.items() if entry[0] in found.required),
+        ("cosine", "cosine similarity"),
+    )
+    last = len(found.curve) - 1
+    points = [
+        CurvePoint(point.share, getattr(point, _FIELDS.get(figure, figure)), point.meets, i == last)
+        for i, point in enumerate(found.curve)
+    ]
+    return Markup(curve(points, found.required.get(figure), name))  # noqa: S704  # numbers
 
 
 def _lowest(comparison: Comparison, figure: str) -> float | None:
