@@ -186,7 +186,7 @@ def test_what_is_left_out_says_why():
     InsertQDQ(skip=("na*ed", "nothing*")).run(ctx)
     found = notes(ctx)
     assert found["narrow"] == "its weight is 32x8: a side is smaller than 16"
-    assert found["two"] == "its second input is no constant"
+    assert found["two"].startswith("its second input is no constant")
     assert found["hidden"].startswith("it is inside a subgraph")
     assert found["turned"].startswith("transA is set")
     assert found["named"] == "left out by skip pattern 'na*ed'"
@@ -244,6 +244,14 @@ def test_the_quantized_model_computes_nearly_the_same(text, dtype, least):
 WEIGHTS = arrays(np.float32, (3, 5), elements=st.floats(-(2.0**100), 2.0**100, width=32))
 
 
+def rounding_steps(weight: np.ndarray, wide: np.ndarray, dtype: str) -> np.ndarray:
+    """The distance to the next number of the type: mantissas of 3 and of 1 bit, or the scale."""
+    if FORMATS[dtype].dtype.is_integer():
+        return wide
+    mantissa, smallest = (8, 2.0**-9) if dtype == "float8e4m3fn" else (2, 0.5)
+    return np.maximum(np.abs(weight) / mantissa, wide * smallest)
+
+
 @given(WEIGHTS, st.sampled_from(sorted(FORMATS)), st.sampled_from([0, 1]))
 def test_scales_are_positive_and_rounding_stays_within_half_a_step(weight, dtype, axis):
     target = FORMATS[dtype]
@@ -252,7 +260,7 @@ def test_scales_are_positive_and_rounding_stays_within_half_a_step(weight, dtype
     assert (scales >= np.finfo(np.float32).tiny).all()
     codes = quantize(weight, scales, axis, target).astype(np.float64)
     wide = np.expand_dims(scales, 1 - axis).astype(np.float64)
-    step = wide if dtype == "int8" else np.maximum(np.abs(weight) / 8, wide * 2.0**-9)
+    step = rounding_steps(weight, wide, dtype)
     # Half a step, and float32's own rounding of the quotient.
     assert (np.abs(codes * wide - weight) <= step * 0.5001 + np.abs(weight) * 1e-6).all()
     assert np.abs(codes).max() <= target.largest

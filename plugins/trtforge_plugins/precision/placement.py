@@ -1,27 +1,23 @@
 """Which tensors are quantized: one decision, shared by every calibrator and by ``insert-qdq``.
 
-The rules follow what TensorRT turns into INT8 and FP8 kernels, read from built engines: the
-activation and the constant weight of Conv, Gemm and MatMul, and the branch that a residual Add
-takes past the convolutions. Biases and results stay in high precision (TensorRT developer guide,
-"Explicit Quantization").
+The rules follow what TensorRT turns into INT8 and FP8 kernels, read from built engines
+(``docs/targets.md``): the activation and the constant weight of Conv, Gemm and MatMul, the branch
+that a residual Add takes past the convolutions, and, where it is asked for, both operands of the
+products inside attention. Biases, results, softmax and norms stay in high precision (TensorRT
+developer guide, "Explicit Quantization").
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
-from math import prod
-from types import MappingProxyType
 
 import onnx_ir as ir
 
-from trtforge.graph import constant, graphs, is_op, label
-
-MIN_CHANNELS = 16
-"""Matrix products with a smaller side than this gain nothing from 8-bit tensor cores."""
-MAX_FP8_KERNEL = 32
-"""Kernel positions of an FP8 convolution (TensorRT release notes, known limitations): 5x5 fits."""
+from trtforge.graph import graphs, is_op, label
+from trtforge_plugins.precision.data_movement import Slot, highest_slot, is_cut_for_attention
+from trtforge_plugins.precision.placement_rules import CANDIDATES, Operands, operands, residuals
 
 
 @dataclass(frozen=True)
@@ -32,15 +28,24 @@ class Point:
     rule: str
     activation: int
     """Index of the input that is computed at run time."""
+    slot: Slot
+    """The input that is given the quantized numbers: that one, or the input of a node before it
+    that only moves data."""
     weight: int | None = None
     """Index of the constant input."""
-    axis: int = 0
-    """Axis of the weight that has a scale per entry: its output channels."""
+    axis: int | None = 0
+    """Axis of the weight that has a scale per entry, its output channels; None: one scale."""
 
     @property
     def tensor(self) -> ir.Value:
-        """The activation."""
+        """The activation, as the node reads it."""
         return _present(self.node.inputs[self.activation])
+
+    @property
+    def source(self) -> ir.Value:
+        """The tensor to quantize: the same numbers, maybe before they are moved."""
+        node, index = self.slot
+        return _present(node.inputs[index])
 
     @property
     def constant(self) -> ir.Value | None:
@@ -59,6 +64,7 @@ class Placement:
     """Every node to quantize, in graph order, and why the other candidates are left out."""
 
     points: tuple[Point, ...]
+    """A product of two activations has two."""
     refused: tuple[tuple[ir.Node, str], ...]
     unmatched: tuple[str, ...]
     """Patterns of ``skip`` that match no candidate."""
@@ -69,36 +75,58 @@ class Placement:
         return tuple(dict.fromkeys(point.tensor for point in self.points))
 
 
-def place(model: ir.Model, skip: Sequence[str] = (), dtype: str = "int8") -> Placement:
-    """Decide which inputs of which nodes are quantized.
+@dataclass(frozen=True)
+class Wanted:
+    """What a placement is made for."""
 
-    Args:
-        model: The model; it is only read.
-        skip: Glob patterns of node names or operators to leave alone.
-        dtype: ``int8``, whose placement holds all others, or ``float8e4m3fn``.
-    """
-    points: list[Point] = []
+    dtype: str = "int8"
+    """``int8``, whose placement holds all others, ``float8e4m3fn`` or ``float4e2m1``."""
+    skip: Sequence[str] = ()
+    """Glob patterns of node names or operators to leave alone."""
+    keep: Mapping[str, str] = field(default_factory=dict)
+    """Names of nodes to leave alone, with the reason."""
+    attention: bool = False
+    """Whether products of two activations are quantized too."""
+    targets: Collection[str] = ()
+    """What the engine is for; convolutions of ``sm_75`` stay in float."""
+
+
+def place(model: ir.Model, wanted: Wanted | None = None) -> Placement:
+    """Decide which inputs of which nodes of ``model`` are quantized; it is only read."""
+    wanted = wanted or Wanted()
+    chosen: dict[ir.Node, Operands] = {}
     refused: list[tuple[ir.Node, str]] = []
     used: set[str] = set()
     for node in _candidates(model):
-        patterns = [pattern for pattern in skip if matches(node, pattern)]
+        patterns = [pattern for pattern in wanted.skip if matches(node, pattern)]
         used.update(patterns)
         if patterns:
-            answer: Point | str = f"left out by skip pattern {patterns[0]!r}"
+            answer: Operands | str = f"left out by skip pattern {patterns[0]!r}"
+        elif label(node) in wanted.keep:
+            answer = f"kept in high precision: {wanted.keep[label(node)]}"
         elif node.graph is not model.graph:
             answer = "it is inside a subgraph or function, where no range is measured"
         else:
-            answer = _RULES[node.op_type](node)
-        if isinstance(answer, Point) and dtype == "float8e4m3fn" and _is_wide(answer):
-            answer = f"its kernel is larger than {MAX_FP8_KERNEL}: TensorRT would run it in float"
+            turing = "sm_75" in wanted.targets
+            answer = operands(node, wanted.dtype, attention=wanted.attention, turing=turing)
         if isinstance(answer, str):
             refused.append((node, answer))
         else:
-            points.append(answer)
-    points += _residuals(model.graph, points, skip)
-    return Placement(
-        tuple(points), tuple(refused), tuple(pattern for pattern in skip if pattern not in used)
-    )
+            chosen[node] = answer
+    left = {*wanted.keep, *(label(node) for node in model.graph if _skipped(node, wanted.skip))}
+    if wanted.dtype != "float4e2m1":
+        chosen |= residuals(model.graph, chosen, left)
+    unmatched = tuple(pattern for pattern in wanted.skip if pattern not in used)
+    return Placement(tuple(_points(chosen)), tuple(refused), unmatched)
+
+
+def points_to_measure(model: ir.Model) -> tuple[Point, ...]:
+    """Return the points of the largest placement, whose activations need a range.
+
+    Results of Softmax are left out: they lie within 0 and 1.
+    """
+    points = place(model, Wanted(attention=True)).points
+    return tuple(point for point in points if not is_op(point.tensor.producer(), "Softmax"))
 
 
 def matches(node: ir.Node, pattern: str) -> bool:
@@ -106,83 +134,22 @@ def matches(node: ir.Node, pattern: str) -> bool:
     return fnmatchcase(label(node), pattern) or fnmatchcase(node.op_type, pattern)
 
 
+def _skipped(node: ir.Node, skip: Sequence[str]) -> bool:
+    return any(matches(node, pattern) for pattern in skip)
+
+
 def _candidates(model: ir.Model) -> Iterator[ir.Node]:
     for graph in graphs(model):
-        yield from (node for node in graph if is_op(node, *_RULES))
+        yield from (node for node in graph if is_op(node, *CANDIDATES))
 
 
-def _conv(node: ir.Node) -> Point | str:
-    return _weighted(node, "conv", axis=0, rank=None)
-
-
-def _gemm(node: ir.Node) -> Point | str:
-    if node.attributes.get_int("transA", 0):
-        return "transA is set: TensorRT has no 8-bit kernel for a transposed activation"
-    return _weighted(node, "matrix-product", axis=0 if node.attributes.get_int("transB", 0) else 1)
-
-
-def _matmul(node: ir.Node) -> Point | str:
-    return _weighted(node, "matrix-product", axis=1)
-
-
-def _is_wide(point: Point) -> bool:
-    weight = constant(point.constant)
-    return weight is not None and prod(weight.shape[2:]) > MAX_FP8_KERNEL
-
-
-def _conv_transpose(_: ir.Node) -> Point | str:
-    return "TensorRT dequantizes the weight of a quantized ConvTranspose and runs it in float"
-
-
-_Rule = Callable[[ir.Node], Point | str]
-_RULES: Mapping[str, _Rule] = MappingProxyType(
-    {"Conv": _conv, "ConvTranspose": _conv_transpose, "Gemm": _gemm, "MatMul": _matmul}
-)
-
-
-def _weighted(node: ir.Node, rule: str, axis: int, rank: int | None = 2) -> Point | str:
-    """Return the point of a node with a run-time input 0 and a constant input 1, or why not."""
-    activation, weight = node.inputs[0], constant(node.inputs[1])
-    if weight is None:
-        return "its second input is no constant"
-    if activation is None or constant(activation) is not None:
-        return "its first input is a constant"
-    if rank is not None and weight.ndim != rank:
-        return f"its weight has {weight.ndim} dimensions; a matrix is expected"
-    if rank is not None and min(weight.shape) < MIN_CHANNELS:
-        rows, columns = weight.shape
-        return f"its weight is {rows}x{columns}: a side is smaller than {MIN_CHANNELS}"
-    if weight.size == 0:
-        return "its weight is empty"
-    return Point(node, rule, activation=0, weight=1, axis=axis)
-
-
-def _residuals(graph: ir.Graph, points: Sequence[Point], skip: Sequence[str]) -> Iterator[Point]:
-    """Yield the Adds that join a quantized convolution and another branch.
-
-    The branch gets Q/DQ; the convolution's own result does not, so that TensorRT can add it to the
-    accumulator before it rounds.
-    """
-    order = {node: index for index, node in enumerate(graph)}
-    convolutions = {point.node for point in points if point.rule == "conv"}
-    for node in order:
-        if not is_op(node, "Add") or any(matches(node, pattern) for pattern in skip):
-            continue
-        if any(value is None or constant(value) is not None for value in node.inputs):
-            continue
-        fused = [
-            (order[producer], index)
-            for index, value in enumerate(node.inputs)
-            if value is not None
-            and (producer := value.producer()) in convolutions
-            and producer is not None
-            and len(value.uses()) == 1
-        ]
-        if fused and not _broadcasts(node):
-            _, last = max(fused)
-            yield Point(node, "residual", activation=1 - last)
-
-
-def _broadcasts(node: ir.Node) -> bool:
-    shapes = [value.shape for value in node.inputs if value is not None]
-    return None not in shapes and len({str(shape) for shape in shapes}) > 1
+def _points(chosen: Mapping[ir.Node, Operands]) -> Iterator[Point]:
+    """Yield one point per activation, with its place found among all others."""
+    quantized = {(node, index) for node, found in chosen.items() for index in found.activations}
+    for node, found in chosen.items():
+        for index in found.activations:
+            slot = highest_slot((node, index), quantized)
+            point = Point(node, found.rule, index, slot, found.weight, found.axis)
+            if found.rule == "matrix-product" and is_cut_for_attention(node, quantized):
+                point = replace(point, axis=None)
+            yield point

@@ -1,4 +1,4 @@
-"""Scales and stored weights of symmetric 8-bit quantization."""
+"""Scales and stored weights of symmetric quantization."""
 
 from __future__ import annotations
 
@@ -17,21 +17,29 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Format:
-    """An 8-bit type that TensorRT multiplies in."""
+    """A type for quantized numbers."""
 
     dtype: ir.DataType
     largest: float
     """Largest magnitude used; INT8 leaves -128 out, so that the grid is symmetric."""
     opset: int
-    """First ONNX opset whose QuantizeLinear has the type (and per-channel scales)."""
+    """First ONNX opset whose QuantizeLinear or DequantizeLinear has the type as it is used here."""
 
 
 FORMATS: Mapping[str, Format] = MappingProxyType(
     {
         "int8": Format(ir.DataType.INT8, 127.0, 13),
         "float8e4m3fn": Format(ir.DataType.FLOAT8E4M3FN, 448.0, 19),
+        "int4": Format(ir.DataType.INT4, 7.0, 21),
+        "float4e2m1": Format(ir.DataType.FLOAT4E2M1, 6.0, 23),
     }
 )
+_STORED = {
+    ir.DataType.INT8: np.int8,
+    ir.DataType.INT4: ml_dtypes.int4,
+    ir.DataType.FLOAT8E4M3FN: ml_dtypes.float8_e4m3fn,
+    ir.DataType.FLOAT4E2M1: ml_dtypes.float4_e2m1fn,
+}
 _SMALLEST = float(np.finfo(np.float32).tiny)
 
 
@@ -40,31 +48,60 @@ def scale_of(amax: float, target: Format) -> float:
     return max(amax / target.largest, _SMALLEST)
 
 
-def channel_scales(weight: Array, axis: int, target: Format) -> Array:
-    """Return one float32 scale per entry of ``axis``; 1 where all weights are zero.
+def channel_scales(weight: Array, axis: int | None, target: Format) -> Array:
+    """Return one float32 scale per entry of ``axis``, or a single one where ``axis`` is None.
+
+    It is 1 where all weights are zero.
 
     Raises:
         ValueError: a weight is NaN or infinite.
     """
     others = tuple(i for i in range(weight.ndim) if i != axis)
-    amax = np.abs(weight).max(axis=others, initial=0).astype(np.float64)
+    return _scales(np.abs(weight).max(axis=others, initial=0), target)
+
+
+def block_scales(weight: Array, axis: int, block: int, target: Format) -> Array:
+    """Return one float32 scale per ``block`` neighbours along ``axis``, whose size it divides.
+
+    Raises:
+        ValueError: a weight is NaN or infinite.
+    """
+    return _scales(np.abs(_in_blocks(weight, axis, block)).max(axis=axis + 1, initial=0), target)
+
+
+def _scales(amax: Array, target: Format) -> Array:
+    amax = np.asarray(amax, np.float64)
     if not np.isfinite(amax).all():
         raise ValueError("it has a NaN or infinite entry")
     scales = np.where(amax > 0, np.maximum(amax / target.largest, _SMALLEST), 1.0)
     return scales.astype(np.float32)
 
 
-def quantize(array: Array, scales: Array, axis: int, target: Format) -> Array:
+def quantize(array: Array, scales: Array, axis: int | None, target: Format) -> Array:
     """Return ``array / scales`` rounded to nearest even and saturated, as the target's type."""
     shape = [1] * array.ndim
-    shape[axis] = -1
-    scaled = array.astype(np.float32) / scales.reshape(shape)
-    if target.dtype == ir.DataType.INT8:
+    if axis is not None:
+        shape[axis] = -1
+    return _rounded(array.astype(np.float32) / scales.reshape(shape), target)
+
+
+def quantize_blocks(array: Array, scales: Array, axis: int, block: int, target: Format) -> Array:
+    """Return ``array`` quantized with one scale per ``block`` neighbours along ``axis``."""
+    parts = _in_blocks(array, axis, block).astype(np.float32)
+    return _rounded(parts / np.expand_dims(scales, axis + 1), target).reshape(array.shape)
+
+
+def _in_blocks(array: Array, axis: int, block: int) -> Array:
+    shape = array.shape
+    return array.reshape(*shape[:axis], shape[axis] // block, block, *shape[axis + 1 :])
+
+
+def _rounded(scaled: Array, target: Format) -> Array:
+    """Round and saturate in place; the floating-point types round where they are cast."""
+    if target.dtype.is_integer():
         np.rint(scaled, out=scaled)
     np.clip(scaled, -target.largest, target.largest, out=scaled)
-    if target.dtype == ir.DataType.INT8:
-        return scaled.astype(np.int8)
-    return scaled.astype(ml_dtypes.float8_e4m3fn)
+    return scaled.astype(_STORED[target.dtype])
 
 
 def requantize(codes: Array, old: Array, new: Array, axis: int) -> Array | None:
