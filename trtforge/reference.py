@@ -133,6 +133,7 @@ class Reference:
             StepError: ONNX Runtime failed while running.
             EnvironmentLacks: the model runs on a GPU and CuPy is not installed.
         """
+        feed = frozen_inputs.without(self.frozen, feed)
         self._check(feed)
         own = io_adapter.to_model(self._adapted, {n: np.asarray(a) for n, a in feed.items()})
         binding = self._session.io_binding()
@@ -143,9 +144,7 @@ class Reference:
         with _running():
             self._session.run_with_iobinding(binding)
         values = binding.get_outputs()
-        return {
-            spec.name: _view(value) for spec, value in zip(self.outputs, values, strict=True)
-        }
+        return {spec.name: _view(value) for spec, value in zip(self.outputs, values, strict=True)}
 
     def _check(self, feed: Mapping[str, Array]) -> None:
         known = {spec.name: spec for spec in self.inputs}

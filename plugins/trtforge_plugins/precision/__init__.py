@@ -1,8 +1,23 @@
 """Steps that decide in which type each part of the model computes: data, ranges, Q/DQ, casts."""
 
+from trtforge_plugins.precision.calibrate_average import CalibrateAverage
+from trtforge_plugins.precision.calibrate_entropy import CalibrateEntropy
 from trtforge_plugins.precision.calibrate_max import CalibrateMax
+from trtforge_plugins.precision.calibrate_mse import CalibrateMse
+from trtforge_plugins.precision.calibrate_percentile import CalibratePercentile
 from trtforge_plugins.precision.cast import Cast
+from trtforge_plugins.precision.collect_statistics import CollectStatistics
 from trtforge_plugins.precision.insert_qdq import InsertQDQ
 from trtforge_plugins.precision.load_data import LoadData
 
-__all__ = ["CalibrateMax", "Cast", "InsertQDQ", "LoadData"]
+__all__ = [
+    "CalibrateAverage",
+    "CalibrateEntropy",
+    "CalibrateMax",
+    "CalibrateMse",
+    "CalibratePercentile",
+    "Cast",
+    "CollectStatistics",
+    "InsertQDQ",
+    "LoadData",
+]

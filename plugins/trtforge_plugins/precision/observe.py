@@ -1,46 +1,138 @@
-"""Runs a model on data and hands out the tensors that a calibrator asks for, batch by batch."""
+"""Runs a model on data and hands out the tensors that a calibrator asks for, part by part.
+
+Memory does not grow with the data or with the batch: where the model's batch is dynamic, a batch is
+run in parts whose tensors fill a fixed budget. One part is computed while another is looked at.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
 import onnx_ir as ir
 
-from trtforge import Batches, Context, StepError
-from trtforge.reference import Reference
+from trtforge import Batches, DataError
+from trtforge.reference import Provider, Reference
 
 if TYPE_CHECKING:
     from trtforge.artifacts import Array
 
+    Feed = Mapping[str, Array]
+
+PART_BYTES = 48 * 2**20
+"""Size of the tensors of one part; two parts are in memory at a time."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """The tensors of one part of a batch, where they lie: views that live as long as this."""
+
+    batch: int
+    """Number of the batch."""
+    ends: bool
+    """Whether it is the batch's last part."""
+    tensors: Mapping[str, Array]
+
 
 def observe(
-    model: ir.Model, tensors: Mapping[ir.Value, ir.DataType], batches: Batches, ctx: Context
-) -> Iterator[dict[str, Array]]:
-    """Yield the values of ``tensors`` for each batch; only one batch is held at a time.
+    model: ir.Model,
+    tensors: Mapping[ir.Value, ir.DataType],
+    batches: Batches,
+    *,
+    provider: Provider = "auto",
+    start: int = 0,
+) -> Iterator[Seen]:
+    """Yield the values of ``tensors`` for each batch from number ``start`` on.
 
-    Only ``tensors`` (with their element types) are fetched, under ONNX Runtime.
+    Only ``tensors`` (with their element types) are computed and fetched, under ONNX Runtime; on a
+    GPU they are CuPy arrays. Custom ops run as the ONNX functions that the model carries.
 
     Raises:
         DataError: the data does not fit the model's inputs.
-        StepError: the model cannot be run, or a tensor holds NaN or Inf.
+        StepError: the model cannot be run.
+        EnvironmentLacks: a GPU is asked for and cannot be used.
     """
     inputs = set(model.graph.inputs)
-    fetched = {value: dtype for value, dtype in tensors.items() if value not in inputs}
     direct = [str(value.name) for value in tensors if value in inputs]
+    fetched = {value: dtype for value, dtype in tensors.items() if value not in inputs}
     with _only_outputs(model, fetched):
-        reference = Reference(model) if fetched else None
-    for index, feed in enumerate(batches.feeds):
-        ctx.progress.update("calibrating", index, len(batches.feeds))
-        seen = {name: feed[name] for name in direct}
-        if reference is not None:
-            seen.update(reference.run(feed))
-        for name, array in seen.items():
-            _check_finite(name, array, f"batch {index} of {batches.source}")
-        yield seen
-    ctx.progress.update("calibrating", len(batches.feeds), len(batches.feeds))
+        reference = Reference(model, provider=provider) if fetched else None
+    parts = _Parts(model, batches, start)
+
+    def run(part: _Part) -> Seen:
+        seen = dict(reference.fetch(part.feed)) if reference is not None else {}
+        for name in direct:
+            if name not in part.feed:
+                raise DataError(f"no data for input {name!r}; there is {', '.join(part.feed)}")
+            seen[name] = part.feed[name]
+        return Seen(part.batch, part.ends, seen)
+
+    with ThreadPoolExecutor(1) as worker:
+        waiting = None
+        for part in parts:
+            ahead = worker.submit(run, part)
+            if waiting is not None:
+                yield waiting
+            waiting = ahead.result()
+            parts.learn(waiting)
+            del ahead
+        if waiting is not None:
+            yield waiting
+
+
+@dataclass(frozen=True)
+class _Part:
+    batch: int
+    ends: bool
+    feed: Feed
+
+
+class _Parts:
+    """Cuts batches into parts; the first one is a single sample, which tells the size of all."""
+
+    def __init__(self, model: ir.Model, batches: Batches, start: int) -> None:
+        self._batches = batches
+        self._start = start
+        self._cuttable = _has_dynamic_batch(model)
+        self._length = 1
+
+    def __iter__(self) -> Iterator[_Part]:
+        for index in range(self._start, len(self._batches.feeds)):
+            feed = self._batches.feeds[index]
+            lengths = {len(array) if array.ndim else 0 for array in feed.values()}
+            if not self._cuttable or len(lengths) != 1 or lengths <= {0, 1}:
+                yield _Part(index, ends=True, feed=feed)
+                continue
+            yield from self._cut(index, feed, lengths.pop())
+
+    def _cut(self, index: int, feed: Feed, length: int) -> Iterator[_Part]:
+        first = 0
+        while first < length:
+            end = min(first + self._length, length)
+            part = {name: array[first:end] for name, array in feed.items()}
+            yield _Part(index, end == length, part)
+            first = end
+
+    def learn(self, seen: Seen) -> None:
+        """Choose the length of the next parts from the size of this one."""
+        size = sum(array.nbytes for array in seen.tensors.values())
+        if size and self._cuttable:
+            self._length = max(1, self._length * PART_BYTES // size)
+
+
+def _has_dynamic_batch(model: ir.Model) -> bool:
+    """Whether all inputs have the same unknown length in front, so that a batch may be cut."""
+    inputs = [value for value in model.graph.inputs if not value.is_initializer()]
+    if any(value.shape is None or not len(value.shape) for value in inputs):
+        return False
+    leading = [value.shape[0] for value in inputs if value.shape]
+    if any(isinstance(dim, int) for dim in leading):
+        return False
+    names = {dim.value for dim in leading if not isinstance(dim, int)}
+    return len(inputs) == 1 or (len(names) == 1 and None not in names)
 
 
 @contextmanager
@@ -57,13 +149,3 @@ def _only_outputs(model: ir.Model, tensors: Mapping[ir.Value, ir.DataType]) -> I
         model.graph.outputs[:] = kept
         for tensor, type_ in declared.items():
             tensor.type = type_
-
-
-def _check_finite(name: str, array: Array, where: str) -> None:
-    if array.size == 0 or np.isfinite(array).all():
-        return
-    kind = "NaN" if np.isnan(array).any() else "Inf"
-    raise StepError(
-        f"tensor {name!r} holds {kind} on {where}",
-        remedy="look at that sample; the model itself computes this value",
-    )
