@@ -65,13 +65,16 @@ class _Frame:
 
     low: float
     high: float
+    first: float
+    """The share at the left end; the right end is 1."""
     left: float = 64
     right: float = 624
     top: float = 12
     bottom: float = 216
 
     def x(self, share: float) -> float:
-        return self.left + (self.right - self.left) * share
+        part = (share - self.first) / (1 - self.first)
+        return self.left + (self.right - self.left) * part
 
     def y(self, value: float) -> float:
         part = (value - self.low) / (self.high - self.low)
@@ -92,12 +95,13 @@ def curve(points: Sequence[CurvePoint], required: float | None, name: str) -> st
         return ""
     values = [point.y for point in shown] + ([required] if required is not None else [])
     room = (max(values) - min(values)) * 0.08 or max(abs(max(values)) * 1e-4, 1e-9)
-    frame = _Frame(min(values) - room, max(values) + room)
+    first = max(0.0, min(math.floor(shown[0].x * 20) / 20 - 0.05, 0.8))
+    frame = _Frame(min(values) - room, max(values) + room, first)
     parts = [*_axes(frame, name), *_line(frame, shown)]
     if required is not None:
         y = frame.y(required)
         parts.append(f'<path class="limit" d="M{frame.left} {y:.1f}H{frame.right}"/>')
-        parts.append(_text(frame.right, y - 5, f"required {required:g}", "end"))
+        parts.append(_text(frame.left + 4, y - 5, f"required {required:g}", "start"))
     parts += [_mark(frame, point) for point in shown]
     label = f"{escape(name)} over the share of work in low precision, {len(shown)} measured points"
     return (
@@ -113,8 +117,8 @@ def _axes(frame: _Frame, name: str) -> Iterator[str]:
         y = frame.y(value)
         yield f'<path class="grid" d="M{frame.left} {y:.1f}H{frame.right}"/>'
         yield _text(frame.left - 6, y + 4, f"{value:.{min(digits, 9)}f}", "end")
-        x = frame.x(part / 4)
-        yield _text(x, frame.bottom + 18, f"{part * 25}%", "middle")
+        share = frame.first + (1 - frame.first) * part / 4
+        yield _text(frame.x(share), frame.bottom + 18, f"{share * 100:.4g}%", "middle")
     middle = (frame.left + frame.right) / 2
     yield _text(middle, frame.bottom + 38, f"share of work in low precision; up: {name}", "middle")
 
