@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
     from trtforge.artifacts import Array
 
+    Made = tuple[onnx.ModelProto, dict[str, ir.Value], dict[str, Any]]
+
 NUMPY_TYPES = frozenset(
     {
         ir.DataType.BOOL, ir.DataType.FLOAT16, ir.DataType.FLOAT, ir.DataType.DOUBLE,
@@ -37,6 +39,7 @@ class Region:
     ir_version: int
     known: dict[ir.Value, Array] = field(default_factory=dict)
     """Values computed so far; initializers and Constant nodes are known without it."""
+    _last: tuple[Sequence[ir.Node], Made] | None = None
 
     def value_of(self, value: ir.Value) -> Array | None:
         """Return the value if it is known."""
@@ -103,6 +106,7 @@ class Region:
         import onnxruntime
 
         proto, names, feeds = self._proto(nodes)
+        self._last = None  # it gets outputs now
         inside = set(nodes)
         for name, value in names.items():
             if value.is_graph_output() or any(user not in inside for user, _ in value.uses()):
@@ -119,10 +123,16 @@ class Region:
             return {}
         return {names[n]: a for n, a in zip(wanted, session.run(wanted, feeds), strict=True)}
 
-    def _proto(
-        self, nodes: Sequence[ir.Node]
-    ) -> tuple[onnx.ModelProto, dict[str, ir.Value], dict[str, Any]]:
-        """Return a model of ``nodes``, which value each name is, and the arrays to feed."""
+    def _proto(self, nodes: Sequence[ir.Node]) -> Made:
+        """Return a model of ``nodes``, which value each name is, and the arrays to feed.
+
+        The answer for the nodes asked for last is kept: sizes and values mostly want the same.
+        """
+        if self._last is None or self._last[0] != nodes:
+            self._last = nodes, self._make_proto(nodes)
+        return self._last[1]
+
+    def _make_proto(self, nodes: Sequence[ir.Node]) -> Made:
         import onnx
 
         proto = onnx.ModelProto(ir_version=self.ir_version)
@@ -153,7 +163,7 @@ class Region:
         array = self.value_of(value)
         if array is None:
             raise ValueError(f"{value.name} is not known")
-        tensor = ir.tensor(array, name=name)
+        tensor = ir.Tensor(array, name=name)
         if array.nbytes <= _INLINE:
             graph.initializer.append(ir.serde.serialize_tensor(tensor))
             return

@@ -11,7 +11,7 @@ import onnx_ir as ir
 from trtforge import Context, Pass, StepError
 from trtforge.weights import exchanged
 from trtforge_plugins.clean.bodies import bodies
-from trtforge_plugins.clean.open_dims import Dim, is_generated, solve
+from trtforge_plugins.clean.open_dims import Dim, dims_of, is_generated, solve
 
 if TYPE_CHECKING:
     import onnx
@@ -32,11 +32,13 @@ class InferShapes(Pass):
     def rewrite(self, model: ir.Model, ctx: Context) -> int:
         """Add what follows; return the number of values that gained a type or a dimension."""
         gained: set[ir.Value] = set()
-        while True:  # more may follow from what is solved; it ends as values only ever gain
+        while True:
             proto = _inferred(model, ctx)
-            now = _Facts(solve(proto.graph)).put_into(model.graph, proto.graph)
+            solved = solve(proto.graph)
+            now = _Facts(solved).put_into(model.graph, proto.graph)
             gained |= now
-            if not now:
+            # Only from what is solved here may more follow; it ends as values only ever gain.
+            if not now or not solved:
                 return len(gained)
 
 
@@ -86,7 +88,9 @@ class _Facts:
             for value in node.outputs:
                 info = found.get(value.name or "")
                 promised = is_main and value.is_graph_output()  # the interface stays as it is
-                if info is not None and not promised and self._put(value, info.type):
+                if info is None or promised or _is_settled(value):
+                    continue
+                if self._put(value, info.type):
                     gained.add(value)
             for body, body_proto in zip(bodies(node), _proto_bodies(node_proto), strict=True):
                 gained |= self.put_into(body, body_proto, is_main=False)
@@ -97,20 +101,33 @@ class _Facts:
         if gained:
             value.type = ir.serde.deserialize_type_proto_for_type(kind)
             gained = value.type is not None
-        shape = ir.serde.deserialize_type_proto_for_shape(kind)
-        if shape is None:
+        dims = _dims(kind)
+        if dims is None:
             return gained
-        new = [self._known(dim) for dim in shape]
+        new = [self._known(dim) for dim in dims]
         old = None if value.shape is None else [_plain(dim) for dim in value.shape]
         if old is None or (len(old) == len(new) and old != (new := _merged(old, new))):
             value.shape = ir.Shape(new)
             return True
         return gained
 
-    def _known(self, dim: int | ir.SymbolicDim) -> Dim:
-        plain = _plain(dim)
-        known = self.solved.get(plain, plain) if isinstance(plain, str) else plain
+    def _known(self, dim: Dim) -> Dim:
+        known = self.solved.get(dim, dim) if isinstance(dim, str) else dim
         return None if is_generated(known) else known  # a made-up name says nothing to a reader
+
+
+def _is_settled(value: ir.Value) -> bool:
+    """Whether nothing is left to be found: the type is known, and all dimensions are numbers."""
+    return value.type is not None and value.shape is not None and value.shape.is_static()
+
+
+def _dims(kind: onnx.TypeProto) -> list[Dim] | None:
+    """Return the dimensions of a tensor, or of what a sequence or an optional holds."""
+    if kind.HasField("tensor_type"):
+        shape = kind.tensor_type.shape
+        return dims_of(shape) if kind.tensor_type.HasField("shape") else None
+    other = ir.serde.deserialize_type_proto_for_shape(kind)
+    return None if other is None else [_plain(dim) for dim in other]
 
 
 def _plain(dim: int | ir.SymbolicDim) -> Dim:

@@ -24,6 +24,7 @@ _ELEMENTWISE = frozenset({
 })  # fmt: skip
 
 _SAME_NUMBERS = frozenset({"Cast", "Identity", "Squeeze", "Unsqueeze"})
+_PREFIX = "unk__"
 _SHORT = 8  # entries; a shape has no more
 
 Dim = int | str | None
@@ -33,11 +34,13 @@ Shapes = dict[str, "Sequence[Dim]"]
 
 def is_generated(dim: Dim) -> bool:
     """Whether ``dim`` is a name that ONNX's inference made up."""
-    return isinstance(dim, str) and dim.startswith("unk__")
+    return isinstance(dim, str) and dim.startswith(_PREFIX)
 
 
 def solve(graph: onnx.GraphProto) -> dict[str, Dim]:
     """Return what made-up names stand for, in ``graph`` and its subgraphs."""
+    if _PREFIX.encode() not in graph.SerializeToString():
+        return {}  # far quicker than to look at every shape
     solving = _Solving()
     solving.visit(graph, {})
     return solving.solved
@@ -111,6 +114,10 @@ class _Solving:
             self._solve_broadcast(known, made)
         elif node.op_type == "Slice" and given[0] is not None and len(node.input) > 2:
             self._solve_slice([self.vectors.get(name) for name in node.input[1:]], given[0], made)
+        elif node.op_type == "Range":
+            start, limit, delta = (self.vectors.get(name) for name in node.input)
+            if start == [0] and delta == [1] and limit is not None:
+                self.solved[str(made[0])] = limit[0]
 
     def _solve_slice(
         self, inputs: Sequence[list[Dim] | None], given: Sequence[Dim], made: Sequence[Dim]
@@ -162,14 +169,15 @@ class _Solving:
 
 def _shapes(graph: onnx.GraphProto) -> Shapes:
     shapes: Shapes = {
-        info.name: _dims(info.type.tensor_type.shape)
+        info.name: dims_of(info.type.tensor_type.shape)
         for info in (*graph.input, *graph.output, *graph.value_info)
         if info.type.tensor_type.HasField("shape")
     }
     return shapes | {tensor.name: list(tensor.dims) for tensor in graph.initializer}
 
 
-def _dims(shape: onnx.TensorShapeProto) -> list[Dim]:
+def dims_of(shape: onnx.TensorShapeProto) -> list[Dim]:
+    """Return the dimensions of a shape; what has neither number nor name is None."""
     return [
         dim.dim_value if dim.HasField("dim_value") else dim.dim_param or None for dim in shape.dim
     ]
