@@ -22,7 +22,7 @@ _SAMPLES = "TensorRT has no support vector machines; run it beside the engine"
 
 _REASONS: Mapping[str, str] = MappingProxyType({
     **dict.fromkeys(
-        ("RegexFullMatch", "StringConcat", "StringNormalizer", "StringSplit", "TfIdfVectorizer",
+        ("RegexFullMatch", "StringConcat", "StringNormalizer", "StringSplit",
          "ai.onnx.ml::CategoryMapper", "ai.onnx.ml::DictVectorizer"), _TEXT),
     **dict.fromkeys(
         ("Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform",

@@ -27,14 +27,15 @@ class Builder:
         node: The node that they will replace.
         opset: Version of the standard operator set of the model.
         rule: Name of the rule that makes them.
+        part: What their names have behind the node's.
     """
 
-    def __init__(self, node: ir.Node, opset: int, rule: str) -> None:
+    def __init__(self, node: ir.Node, opset: int, rule: str, part: str = "") -> None:
         self.node = node
         self.opset = opset
         self.nodes: list[ir.Node] = []
-        self._rule = rule
-        self._stem = node.name or node.outputs[0].name or node.op_type
+        self.rule = rule
+        self._stem = (node.name or node.outputs[0].name or node.op_type) + part
 
     def op(self, op_type: str, *operands: Operand, **attributes: Any) -> ir.Value:
         """Add a node of the standard domain with one output and return that output.
@@ -60,7 +61,7 @@ class Builder:
             num_outputs=outputs,
             name=f"{self._stem}/{op_type}_{len(self.nodes)}",
         )
-        made.metadata_props[RULE_KEY] = self._rule
+        made.metadata_props[RULE_KEY] = self.rule
         for index, value in enumerate(made.outputs):
             value.name = f"{made.name}_out{index}"
         self.nodes.append(made)
@@ -74,7 +75,7 @@ class Builder:
             data = data.astype(dtype.numpy())
         made = ir.node("Constant", [], attributes={"value": ir.tensor(data)}, num_outputs=1)
         made.name = f"{self._stem}/Constant_{len(self.nodes)}"
-        made.metadata_props[RULE_KEY] = self._rule
+        made.metadata_props[RULE_KEY] = self.rule
         (value,) = made.outputs
         value.name = f"{made.name}_out0"
         value.type = ir.TensorType(ir.tensor(data).dtype)

@@ -16,7 +16,8 @@ from trtforge_plugins.convert.builder import Builder, static_shape
 from trtforge_plugins.convert.facts import attribute, declared_size, is_run_time, used
 from trtforge_plugins.convert.rule import Refusal, Rule
 
-_OPEN = "the size of its result is a run-time value and the model declares none"
+OPEN = "the size of its result is a run-time value and the model declares none"
+OLD = "TopK ranks integers since opset 11; run upgrade-opset before"
 MAX_PAIRS = 1 << 24
 """Entries of the comparison of each entry with each other."""
 
@@ -44,7 +45,7 @@ class Range(Rule):
             return None
         size = declared_size(node.outputs[0])
         if size is None:
-            return Refusal(_OPEN)
+            return Refusal(OPEN)
         if start.dtype not in (ir.DataType.FLOAT16, ir.DataType.BFLOAT16):
             steps = build.const(np.arange(size), start.dtype)
             return [build.op("Add", build.op("Mul", steps, delta), start)]
@@ -73,7 +74,7 @@ class OneHot(Rule):
         axis = int(attribute(node, "axis", -1)) % dims
         size = declared_size(node.outputs[0], axis)
         if size is None:
-            return Refusal(_OPEN)
+            return Refusal(OPEN)
         whole = build.cast(indices, ir.DataType.INT64)
         places = build.op("Where", build.op("Less", whole, 0), build.op("Add", whole, size), whole)
         classes = np.arange(size).reshape([-1, *[1] * (dims - 1 - axis)])
@@ -92,6 +93,8 @@ class Compress(Rule):
 
     def rewrite(self, node: ir.Node, build: Builder) -> Sequence[ir.Value | None] | Refusal | None:
         """Gather at the first positions that are true."""
+        if build.opset < 11:
+            return Refusal(OLD)
         if node.op_type == "NonZero":
             return self._non_zero(node, build)
         value, condition = node.inputs[:2]
@@ -99,18 +102,18 @@ class Compress(Rule):
         size = declared_size(condition)
         count = declared_size(node.outputs[0], int(axis or 0))
         if value is None or condition is None or size is None or count is None:
-            return Refusal(_OPEN)
+            return Refusal(OPEN)
         flat = build.reshape(value, [-1]) if axis is None else value
-        places = self._first(condition, size, count, build)
+        places = first_true(condition, size, count, build)
         return [build.op("Gather", flat, places, axis=int(axis or 0))]
 
     def _non_zero(self, node: ir.Node, build: Builder) -> list[ir.Value] | Refusal:
         value = node.inputs[0]
         shape, count = static_shape(value), declared_size(node.outputs[0], 1)
         if value is None or shape is None or not shape or count is None:
-            return Refusal(_OPEN)
+            return Refusal(OPEN)
         flat = build.cast(build.reshape(value, [-1]), ir.DataType.BOOL)
-        places = self._first(flat, int(np.prod(shape)), count, build)
+        places = first_true(flat, int(np.prod(shape)), count, build)
         rows = []
         for axis, size in enumerate(shape):
             stride = int(np.prod(shape[axis + 1 :]))
@@ -118,12 +121,13 @@ class Compress(Rule):
             rows.append(build.unsqueeze(row, [0]))
         return [build.op("Concat", *rows, axis=0) if len(rows) > 1 else rows[0]]
 
-    def _first(self, flags: ir.Value, size: int, count: int, build: Builder) -> ir.Value:
-        """Return the first ``count`` positions, in their order, at which ``flags`` are true."""
-        # A position that is true ranks before all that are not, and the earlier the higher.
-        ranks = build.op("Where", flags, np.arange(2 * size, size, -1), np.arange(size, 0, -1))
-        ranks = build.cast(ranks, ir.DataType.INT32)
-        return build.ops("TopK", 2, ranks, [count], axis=0, largest=1, sorted=1)[1]
+
+def first_true(flags: ir.Value, size: int, count: int, build: Builder) -> ir.Value:
+    """Return the first ``count`` positions, in their order, at which ``size`` flags are true."""
+    # A position that is true ranks before all that are not, and the earlier the higher.
+    ranks = build.op("Where", flags, np.arange(2 * size, size, -1), np.arange(size, 0, -1))
+    ranks = build.cast(ranks, ir.DataType.INT32)
+    return build.ops("TopK", 2, ranks, [count], axis=0, largest=1, sorted=1)[1]
 
 
 class Unique(Rule):
@@ -140,7 +144,7 @@ class Unique(Rule):
         shape, count = static_shape(value), declared_size(node.outputs[0])
         count = 1 if shape is not None and np.prod(shape) == 1 else count
         if value is None or value.dtype is None or shape is None or count is None:
-            return Refusal(_OPEN)
+            return Refusal(OPEN)
         size = int(np.prod(shape))
         if attribute(node, "axis") is not None:
             return Refusal("it compares slices and not numbers")

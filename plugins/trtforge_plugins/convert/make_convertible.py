@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+import onnx
 import onnx_ir as ir
 
 from trtforge import Context, Pass
@@ -32,9 +33,10 @@ class MakeConvertible(Pass):
 
     def rewrite(self, model: ir.Model, ctx: Context) -> int:
         """Apply the rules in all graphs and functions; return the number of nodes rewritten."""
-        version = opset(model) if model.graph.opset_imports.keys() & {"", "ai.onnx"} else 0
+        standard = bool(model.graph.opset_imports.keys() & {"", "ai.onnx"})
+        version = opset(model) if standard else _newest_opset(model)
         applied: Counter[str] = Counter()
-        if 0 < version < old_opset.TO:
+        if standard and version < old_opset.TO:
             reason = old_opset.leave_old_opset(model, version)
             ctx.note("", f"opset {version} became 7" if reason is None else f"old opset: {reason}")
             applied[old_opset.RULE] += reason is None
@@ -45,9 +47,21 @@ class MakeConvertible(Pass):
                 node, depth = todo.pop()
                 new = _rewrite(node, version, depth, ctx, applied)
                 todo += [(made, depth + 1) for made in reversed(new)]
+        if applied and not standard:
+            model.graph.opset_imports[""] = version
+            model.ir_version = max(model.ir_version, 4)
         for name, count in sorted(applied.items()):
             ctx.note("", f"rule {name}: {count} nodes")
         return applied.total()
+
+
+def _newest_opset(model: ir.Model) -> int:
+    """Return the newest standard operator set that the model's version of the format may use.
+
+    At least 9, of version 4 of the format: no Constant before has integers.
+    """
+    table = onnx.helper.VERSION_TABLE  # rows: release, version of the format, operator set, ...
+    return max(int(row[2]) for row in table if int(row[1]) <= max(model.ir_version, 4))
 
 
 def _rewrite(

@@ -12,9 +12,17 @@ from trtforge_plugins.convert.beyond import BeyondTensorRt
 from trtforge_plugins.convert.bits import BitShift, BitwiseLogic, BitwiseNot
 from trtforge_plugins.convert.casting import CastLikeByType, QuantizedCast, SmallBitCast
 from trtforge_plugins.convert.counting import Compress, OneHot, Range, Unique
+from trtforge_plugins.convert.dropout import TrainingDropout
+from trtforge_plugins.convert.feature_ops import (
+    ArrayFeatureExtractor,
+    Binarizer,
+    LinearRegressor,
+    Scaler,
+)
 from trtforge_plugins.convert.images import AffineGrid, Col2Im
 from trtforge_plugins.convert.integer_products import IntegerProduct
 from trtforge_plugins.convert.mel import MelWeights
+from trtforge_plugins.convert.ngrams import TfIdfVectorizer
 from trtforge_plugins.convert.normalization import (
     BatchNormTraining,
     LayerNormStatistics,
@@ -31,6 +39,7 @@ from trtforge_plugins.convert.scatter import ScatterReduction
 from trtforge_plugins.convert.signal import Dft, Stft
 from trtforge_plugins.convert.slice_bounds import SliceBoundsInt64
 from trtforge_plugins.convert.slices import NameSliceAxes
+from trtforge_plugins.convert.suppression import NonMaxSuppression
 from trtforge_plugins.convert.tensor_scatter import ScatterIntoCache
 
 
@@ -41,7 +50,7 @@ def all_rules() -> tuple[Rule, ...]:
         *(AffineGrid(), OwnBody(), WrittenAttention()),
         # normalization and recurrent networks
         *(LayerNormStatistics(), BatchNormTraining(), NormalizeWithoutSpace()),
-        *(RecurrentLayout(),),
+        *(RecurrentLayout(), TrainingDropout()),
         # axes, slices, positions in tensors
         *(SliceBoundsInt64(), NameSliceAxes(), ReduceBool(), ReduceAxes(), SqueezeAxes()),
         *(ScatterReduction(), ScatterIntoCache()),
@@ -52,7 +61,9 @@ def all_rules() -> tuple[Rule, ...]:
         *(BitShift(), BitwiseLogic(), BitwiseNot()),
         *(Dft(), Stft(), MelWeights()),
         # sizes that are run-time values
-        *(Range(), OneHot(), Compress(), Unique()),
+        *(Range(), OneHot(), Compress(), Unique(), NonMaxSuppression()),
+        # features of classic models
+        *(Binarizer(), ArrayFeatureExtractor(), Scaler(), LinearRegressor(), TfIdfVectorizer()),
         # number types and quantization
         *(CastLikeByType(), QuantizedCast(), SmallBitCast()),
         *(Quantize(), Dequantize(), DynamicQuantize(), IntegerProduct()),
