@@ -8,7 +8,9 @@ from trtforge_plugins.precision.calibrate_percentile import CalibratePercentile
 from trtforge_plugins.precision.cast import Cast
 from trtforge_plugins.precision.collect_statistics import CollectStatistics
 from trtforge_plugins.precision.insert_qdq import InsertQDQ
+from trtforge_plugins.precision.join_products import JoinProducts
 from trtforge_plugins.precision.load_data import LoadData
+from trtforge_plugins.precision.quantize_weights import QuantizeWeights
 
 __all__ = [
     "CalibrateAverage",
@@ -19,5 +21,7 @@ __all__ = [
     "Cast",
     "CollectStatistics",
     "InsertQDQ",
+    "JoinProducts",
     "LoadData",
+    "QuantizeWeights",
 ]

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 QUANTA = 128
 """Levels of a magnitude in INT8."""
+_EQUAL = 1e-12
+"""Of cuts that are equally good up to rounding, the one that clips least is taken."""
 
 
 @dataclass(frozen=True)
@@ -35,8 +37,9 @@ class CalibrateEntropy(HistogramCalibrator):
         used = np.flatnonzero(counts)
         if not len(used) or used[-1] < QUANTA:
             return Range(seen.low, seen.high)
-        divergence = divergences(counts[: used[-1] + 1])
-        bins = QUANTA + int(np.argmin(divergence))
+        found = divergences(counts[: used[-1] + 1])
+        equal = np.flatnonzero(found <= found.min() + _EQUAL)
+        bins = QUANTA + int(equal[-1])
         return clipped(seen, bins * seen.width)
 
 
@@ -68,7 +71,7 @@ def divergences(counts: Array) -> Array:
     with np.errstate(divide="ignore"):
         logarithms = np.where(level > 0, np.log(np.where(level > 0, level, 1)), 0.0)
     cross = (reference * logarithms).sum(axis=1)
-    found: Array = (own - cross) / total - np.log(total) + np.log(below[cuts])
+    found: Array = (own - cross) / total - np.log(total) + np.log(np.maximum(below[cuts], 1))
     return np.where((last == 0) & (cut_off > 0), np.inf, found)
 
 

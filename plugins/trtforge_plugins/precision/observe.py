@@ -63,11 +63,12 @@ def observe(
     parts = _Parts(model, batches, start)
 
     def run(part: _Part) -> Seen:
-        seen = dict(reference.fetch(part.feed)) if reference is not None else {}
-        for name in direct:
-            if name not in part.feed:
-                raise DataError(f"no data for input {name!r}; there is {', '.join(part.feed)}")
-            seen[name] = part.feed[name]
+        missing = [name for name in direct if name not in part.feed]
+        if missing:
+            raise DataError(f"no data for input {missing[0]!r}; there is {', '.join(part.feed)}")
+        seen = {name: part.feed[name] for name in direct}
+        if reference is not None:
+            seen.update(reference.fetch(part.feed))
         return Seen(part.batch, part.ends, seen)
 
     with ThreadPoolExecutor(1) as worker:

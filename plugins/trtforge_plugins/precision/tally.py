@@ -43,8 +43,8 @@ class Scratch:
     def __init__(self, arrays: Any = np) -> None:
         self.arrays = arrays
         self.size = _ON_CPU if arrays is np else _ON_GPU
-        self.scaled = arrays.empty(self.size, arrays.float32)
-        self.bins = arrays.empty(self.size, arrays.int16)
+        self.scaled = arrays.empty(self.size, np.float32)
+        self.bins = arrays.empty(self.size, np.int16)
         self.flags = arrays.empty(self.size, bool)
 
 
@@ -185,7 +185,8 @@ class Tally:
         seen = self.totals
         seen.low, seen.high = min(seen.low, low), max(seen.high, high)
         self._batch = (min(self._batch[0], low), max(self._batch[1], high))
-        _, needed = math.frexp(max(abs(low), abs(high)))
+        largest = max(abs(low), abs(high))
+        needed = math.frexp(largest)[1] if largest else _SMALLEST
         for _ in range(min(max(needed - seen.exponent, 0), BINS.bit_length())):
             half = self.counts.reshape(BINS, 2).sum(axis=1)
             self.counts = np.zeros_like(self.counts)
