@@ -28,6 +28,8 @@ from trtforge_plugins.engine_layers import read_engine_layers
 from trtforge_plugins.macs import HeavyNode, heavy_nodes
 from trtforge_plugins.running_type import Finding, find_types, onnx_dtype
 
+_STORAGE = frozenset({"int4"})
+"""Types that TensorRT stores weights in and computes with in another."""
 _MOVES = ("Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity")
 
 
@@ -73,7 +75,9 @@ def prove(
     deviations = {
         node.name: _deviation(asked[node.name], found[node.node])
         for node in running
-        if node.name in asked and node.node in found and found[node.node].dtype != asked[node.name]
+        if node.name in asked
+        and node.node in found
+        and not _holds(asked[node.name], found[node.node])
     }
     unknown = [node.name for node in running if node.node not in found]
     names = {node.name for node in heavy}
@@ -97,6 +101,13 @@ def _computed_while_building(graph: ir.Graph | ir.Function | None) -> set[ir.Nod
         ):
             fixed.add(node)
     return fixed
+
+
+def _holds(asked: str, finding: Finding) -> bool:
+    """Whether the layer computes in the type, or for INT4, which is for storage, reads it."""
+    if asked in _STORAGE:
+        return any(tensor.dtype == asked for tensor in finding.layer.constants)
+    return finding.dtype == asked
 
 
 def _deviation(asked: str, finding: Finding) -> str:

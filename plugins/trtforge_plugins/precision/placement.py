@@ -80,7 +80,7 @@ class Wanted:
     """What a placement is made for."""
 
     dtype: str = "int8"
-    """``int8``, whose placement holds all others, ``float8e4m3fn`` or ``float4e2m1``."""
+    """``int8``, whose placement holds all others, ``float8e4m3fn``, ``float4e2m1``, ``int4``."""
     skip: Sequence[str] = ()
     """Glob patterns of node names or operators to leave alone."""
     keep: Mapping[str, str] = field(default_factory=dict)
@@ -117,7 +117,7 @@ def place(model: ir.Model, wanted: Wanted | None = None) -> Placement:
     if wanted.dtype != "float4e2m1":
         chosen |= residuals(model.graph, chosen, left)
     unmatched = tuple(pattern for pattern in wanted.skip if pattern not in used)
-    return Placement(tuple(_points(chosen)), tuple(refused), unmatched)
+    return Placement(tuple(_points(chosen, wanted.dtype)), tuple(refused), unmatched)
 
 
 def points_to_measure(model: ir.Model) -> tuple[Point, ...]:
@@ -143,13 +143,15 @@ def _candidates(model: ir.Model) -> Iterator[ir.Node]:
         yield from (node for node in graph if is_op(node, *CANDIDATES))
 
 
-def _points(chosen: Mapping[ir.Node, Operands]) -> Iterator[Point]:
+def _points(chosen: Mapping[ir.Node, Operands], dtype: str) -> Iterator[Point]:
     """Yield one point per activation, with its place found among all others."""
+    per_channel = dtype in ("int8", "float8e4m3fn")
     quantized = {(node, index) for node, found in chosen.items() for index in found.activations}
     for node, found in chosen.items():
         for index in found.activations:
             slot = highest_slot((node, index), quantized)
             point = Point(node, found.rule, index, slot, found.weight, found.axis)
-            if found.rule == "matrix-product" and is_cut_for_attention(node, quantized):
-                point = replace(point, axis=None)
+            if found.rule == "matrix-product" and per_channel:
+                axis = None if is_cut_for_attention(node, quantized) else found.axis
+                point = replace(point, axis=axis)
             yield point

@@ -45,6 +45,8 @@ def operands(node: ir.Node, dtype: str, *, attention: bool, turing: bool) -> Ope
 def _conv(node: ir.Node, dtype: str, *, turing: bool) -> Operands | str:
     if dtype == "float4e2m1":
         return "TensorRT has no NVFP4 convolution"
+    if dtype == "int4":
+        return "TensorRT takes INT4 weights of matrix products only"
     if turing:
         return "with sm_75 among the targets TensorRT-RTX runs INT8 convolutions in float"
     weight = constant(node.inputs[1])
