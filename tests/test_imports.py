@@ -59,3 +59,21 @@ def test_plugins_load_without_tensorrt_and_cupy():
         [sys.executable, "-c", BLOCKED], check=True, capture_output=True, text=True
     )
     assert int(out.stdout) > 15
+
+
+DEFERRED = """
+import sys
+from trtforge.cli.quick_start import quick_start
+quick_start()
+import onnx_ir as ir
+print("sympy.core" in sys.modules)
+print(ir.SymbolicDim("batch") + 1)
+print("sympy.core" in sys.modules)
+"""
+
+
+def test_a_command_loads_sympy_only_for_symbolic_arithmetic():
+    out = subprocess.run(
+        [sys.executable, "-c", DEFERRED], check=True, capture_output=True, text=True
+    )
+    assert out.stdout.splitlines() == ["False", "batch + 1", "True"]

@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 LEVELS = """
-errors artifacts environment ops hooks terminal demo
+errors artifacts environment ops hooks terminal demo cli.quick_start
 quantities options steps statistics yaml_text graph diagnosis checkup compare worker_process
 to_surgeon targets io_adapter frozen_inputs
 context host weights feeds rounding from_surgeon pictures

@@ -6,6 +6,7 @@ import logging
 import sys
 import traceback
 
+from trtforge.cli.quick_start import quick_start
 from trtforge.errors import ExitCode, TrtforgeError
 
 INTERRUPTED = 130
@@ -16,6 +17,7 @@ def main() -> None:
     """Run the ``trtforge`` command and exit with a documented code."""
     # Libraries warn through loggers, some with a traceback; what a user must know are our errors.
     logging.basicConfig(handlers=[logging.NullHandler()])
+    quick_start()
     code = _run()
     if code == INTERRUPTED:
         sys.stderr.write("\ntrtforge: stopped\n")
