@@ -8,6 +8,7 @@ import pytest
 from conversion import (
     assert_close,
     build_converted,
+    check_same,
     check_suite_case,
     convert,
     evaluate,
@@ -68,6 +69,21 @@ def test_unused_statistics_are_not_computed() -> None:
 )
 def test_what_tensorrt_takes_is_not_touched(text: str) -> None:
     assert convert(f"{HEADER} g {text}")[1] == 0
+
+
+PER_ELEMENT = """<ir_version: 4, opset_import: ["" : 8]>
+g (float[N,3,4] x, float[3,4] s, float[3,4] b, float[3,4] m, float[3,4] v) => (float[N,3,4] y)
+{ y = BatchNormalization <spatial = 0, epsilon = 0.01> (x, s, b, m, v) }"""
+
+
+def test_statistics_of_each_element_are_written_out() -> None:
+    random = np.random.default_rng(0)
+    feeds = {name: random.uniform(0.5, 2, (3, 4)).astype(np.float32) for name in "sbmv"}
+    feeds["x"] = random.standard_normal((2, 3, 4)).astype(np.float32)
+    # a handful of roundings of 2**-24 of numbers up to 10
+    _, count = check_same(PER_ELEMENT, feeds, rtol=1e-5, atol=1e-5)
+    assert count == 1
+    assert convert(PER_ELEMENT.replace("3,4] ", "3] ").replace("spatial = 0, ", ""))[1] == 0
 
 
 def test_training_before_opset_14_is_refused() -> None:
@@ -149,5 +165,6 @@ def test_tensorrt_builds_every_rule() -> None:
         "inverse": ONLY_INVERSE,
         "training": TRAINING.replace("N,", "2,"),
         "flat groups": FLAT_GROUPS,
+        "per element": PER_ELEMENT.replace("N,", "2,"),
     }
     build_converted(forms)

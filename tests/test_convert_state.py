@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import ml_dtypes
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 from conversion import (
     assert_close,
     build_converted,
+    check_same,
     check_suite_case,
     convert,
     evaluate,
@@ -17,6 +20,8 @@ from conversion import (
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from trtforge.reference import Reference
 
 GATES = {"RNN": 1, "GRU": 3, "LSTM": 4}
 
@@ -67,6 +72,60 @@ def test_batch_first_is_time_first_transposed(op: str, directions: int) -> None:
     # the same kernel on the same numbers
     assert_close([found["y"]], [expected["y"].transpose(2, 0, 1, 3)], rtol=0, atol=0)
     assert_close([found["last"]], [expected["last"].swapaxes(0, 1)], rtol=0, atol=0)
+
+
+COUPLED = """<ir_version: 8, opset_import: ["" : 14]>
+g (float[3,2,4] x, float[D,20,4] w, float[D,20,5] r, float[D,40] b, float[D,2,5] h, float[D,2,5] c,
+   float[D,15] p) => (float[3,D,2,5] y, float[D,2,5] last, float[D,2,5] cell)
+{ y, last, cell = LSTM <hidden_size = 5, input_forget = 1, CLIP direction = "WAY">
+  (x, w, r, BIAS, "", h, c, PEEPHOLES) }"""
+
+
+@pytest.mark.parametrize("way", ["forward", "reverse", "bidirectional"])
+@pytest.mark.parametrize("clip", ["", "clip = 0.5,"])
+@pytest.mark.parametrize("optional", [("b", "p"), ("b", '""'), ('""', "p")])
+def test_coupled_gates_become_a_forget_gate(way: str, clip: str, optional: tuple[str, str]) -> None:
+    text = COUPLED.replace("WAY", way).replace("D,", f"{1 + (way == 'bidirectional')},")
+    text = text.replace("CLIP", clip).replace("BIAS", optional[0]).replace("PEEPHOLES", optional[1])
+    model = onnx.parser.parse_model(text)
+    random = np.random.default_rng(0)
+    feeds = {
+        value.name: random.standard_normal(
+            [dim.dim_value for dim in value.type.tensor_type.shape.dim]
+        ).astype(np.float32)
+        for value in model.graph.input
+    }
+    # 1 - sigmoid(x) and sigmoid(-x) round differently, by 2**-24, in three steps
+    _, count = check_same(text, feeds, rtol=1e-5, atol=1e-6)
+    assert count == 1
+
+
+def test_coupled_gates_that_are_no_sigmoids_are_refused() -> None:
+    text = COUPLED.replace("WAY", "forward").replace("D,", "1,").replace("BIAS", "b")
+    activations = 'activations = ["HardSigmoid", "Tanh", "Tanh"],'
+    _, count, notes = convert(text.replace("CLIP", activations).replace("PEEPHOLES", "p"))
+    assert count == 0
+    assert "no sigmoids" in notes[0].text
+
+
+BFLOAT_GRU = recurrent("GRU", 2, layout=0).replace("float[", "bfloat16[").replace("14", "22")
+
+
+def test_a_gru_of_bfloat16_is_computed_in_float32() -> None:
+    after, count, _ = convert(BFLOAT_GRU)
+    assert count == 1
+    random = np.random.default_rng(0)
+    feeds = {
+        value.name: random.standard_normal(
+            [dim.dim_value for dim in value.type.tensor_type.shape.dim]
+        ).astype(ml_dtypes.bfloat16)
+        for value in after.graph.input
+    }
+    wide = onnx.parser.parse_model(BFLOAT_GRU.replace("bfloat16[", "float["))
+    expected = evaluate(wide, {name: array.astype(np.float32) for name, array in feeds.items()})
+    found = Reference(ir.from_proto(after)).run(feeds)
+    for name, array in expected.items():  # the same numbers, rounded once
+        np.testing.assert_array_equal(found[name], array.astype(ml_dtypes.bfloat16))
 
 
 @settings(max_examples=60, deadline=None)
@@ -130,5 +189,10 @@ def test_tensorrt_builds_every_rule() -> None:
     g (float16[2,3,8,4] c, float16[2,3,2,4] u, int64[2] w) => (float16[2,3,8,4] y)
     { y = TensorScatter <mode = "circular"> (c, u, w) }"""
     cut = INT32_SLICE.replace("from, to, axis", "start, end, axis").replace("[a,8]", "[2,8]")
+    coupled = COUPLED.replace("WAY", "bidirectional").replace("D,", "2,").replace("CLIP", "")
+    coupled = (
+        coupled.replace("BIAS", "b").replace("PEEPHOLES", '""').replace(",\n   float[2,15] p", "")
+    )
     forms = {op: recurrent(op, 2, layout=1) for op in GATES} | {"cache": circular, "slice": cut}
+    forms |= {"coupled": coupled, "bfloat16": BFLOAT_GRU}
     build_converted(forms)

@@ -78,6 +78,28 @@ class BatchNormTraining(Rule):
         return [result, *running][: len(node.outputs)]
 
 
+class BatchNormPerElement(Rule):
+    """Write a BatchNormalization whose statistics are of each element, not of each channel."""
+
+    name: ClassVar[str] = "batch-norm-per-element"
+    ops: ClassVar[tuple[str, ...]] = ("BatchNormalization",)
+    concerns: ClassVar[str] = "TensorRT-RTX 1.7: The shape of the scale input must be (C, )"
+    source: ClassVar[str] = (
+        "https://onnx.ai/onnx/operators/onnx__BatchNormalization.html (version 7, spatial)"
+    )
+
+    def rewrite(self, node: ir.Node, build: Builder) -> Sequence[ir.Value | None] | Refusal | None:
+        """Subtract, multiply, add."""
+        if attribute(node, "spatial", 1) or build.opset >= 9:
+            return None
+        if any(output.name for output in node.outputs[1:]):
+            return Refusal("before opset 14 it has outputs of training")
+        value, scale, bias, mean, variance = node.inputs[:5]
+        deviation = build.op("Sqrt", build.op("Add", variance, attribute(node, "epsilon", 1e-5)))
+        normal = build.op("Div", build.op("Sub", value, mean), deviation)
+        return [build.op("Add", build.op("Mul", normal, scale), bias)]
+
+
 class NormalizeWithoutSpace(Rule):
     """Give a normalization of [batch, channels] one spatial axis of 1, and take it away after."""
 

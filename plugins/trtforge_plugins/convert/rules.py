@@ -24,6 +24,7 @@ from trtforge_plugins.convert.integer_products import IntegerProduct
 from trtforge_plugins.convert.mel import MelWeights
 from trtforge_plugins.convert.ngrams import TfIdfVectorizer
 from trtforge_plugins.convert.normalization import (
+    BatchNormPerElement,
     BatchNormTraining,
     LayerNormStatistics,
     NormalizeWithoutSpace,
@@ -31,7 +32,7 @@ from trtforge_plugins.convert.normalization import (
 from trtforge_plugins.convert.own_body import OwnBody
 from trtforge_plugins.convert.pooling import MaxPool, MaxUnpool, SumPool
 from trtforge_plugins.convert.quantization import Dequantize, DynamicQuantize, Quantize
-from trtforge_plugins.convert.recurrent import RecurrentLayout
+from trtforge_plugins.convert.recurrent import BfloatGru, CoupledGates, RecurrentLayout
 from trtforge_plugins.convert.resize import Resize
 from trtforge_plugins.convert.rule import Rule
 from trtforge_plugins.convert.sampling import DeformConv, RoiAlign
@@ -49,8 +50,9 @@ def all_rules() -> tuple[Rule, ...]:
         # whole functions: before the rules for what they consist of
         *(AffineGrid(), OwnBody(), WrittenAttention()),
         # normalization and recurrent networks
-        *(LayerNormStatistics(), BatchNormTraining(), NormalizeWithoutSpace()),
-        *(RecurrentLayout(), TrainingDropout()),
+        *(LayerNormStatistics(), BatchNormPerElement(), BatchNormTraining()),
+        *(NormalizeWithoutSpace(), RecurrentLayout(), CoupledGates(), BfloatGru()),
+        *(TrainingDropout(),),
         # axes, slices, positions in tensors
         *(SliceBoundsInt64(), NameSliceAxes(), ReduceBool(), ReduceAxes(), SqueezeAxes()),
         *(ScatterReduction(), ScatterIntoCache()),
