@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from trtforge import CustomOp, EnvironmentLacks, Launch, RequestError
-from trtforge import kernel_source, kernels as kernels_module
+from trtforge import CustomOp, EnvironmentLacks, Launch, RequestError, kernel_source
+from trtforge import kernels as kernels_module
 from trtforge.kernel_source import KernelError, literal, render, render_text, template_path
 from trtforge.kernels import compile_kernel
 from trtforge.targets import KNOWN

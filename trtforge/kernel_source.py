@@ -1,8 +1,9 @@
 """The CUDA C++ of a custom op, rendered from its Jinja template.
 
 The template sees the op's attributes and tactics by name, ``T`` (the CUDA element type), ``dtype``
-(ONNX's name of it) and ``entry`` (the name that the kernel must have, or, for each of several
-kernels, begin with), and nothing else; an unknown name is an error.
+(ONNX's name of it), ``dtype_of`` (ONNX's name of each input's and output's type) and ``entry`` (the
+name that the kernel must have, or, for each of several kernels, begin with), and nothing else; an
+unknown name is an error.
 """
 
 from __future__ import annotations
@@ -95,7 +96,10 @@ def render(op: CustomOp, dtype: str, tactic: Tactic | None = None) -> Source:
     cuda_type, header = CUDA_TYPES[dtype]
     entry = f"{op.domain}_{op.op_type}_{dtype}".replace(".", "_").replace("-", "_")
     chosen = _chosen(op, tactic)
-    names = {**attributes(op), **chosen, "T": cuda_type, "dtype": dtype, "entry": entry}
+    names = {
+        **attributes(op), **chosen, "T": cuda_type, "dtype": dtype, "dtype_of": op.types(dtype),
+        "entry": entry,
+    }  # fmt: skip
     marked = render_text(_mark_lines(path.read_text("utf-8")), names, path)
     lines, origins = ([f"#include <{header}>"], [0]) if header else ([], [])
     for line in marked.splitlines():

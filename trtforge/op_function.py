@@ -47,10 +47,16 @@ def make_function(op: CustomOp, opset: int) -> ir.Function:
     import onnx.parser
 
     where = f"{type(op).__module__}.{type(op).__name__}.function"
-    body = render_text(op.function, {**attributes(op), "opset": opset}, where)
-    names = ", ".join(attributes(op))
+    if opset < op.since:
+        raise OpsetTooOld(
+            f"custom op {op.name} needs opset {op.since}; the model has {opset}",
+            remedy="put upgrade-opset first",
+        )
+    names = {**attributes(op), "opset": opset, "dtype_of": op.types("T")}
+    body = render_text(op.function, names, where)
+    given = ", ".join(attributes(op))
     text = f"""<domain: "{op.domain}", opset_import: ["" : {opset}]>
-        {op.op_type} {f"<{names}>" if names else ""} ({_names(op.input_ports())})
+        {op.op_type} {f"<{given}>" if given else ""} ({_names(op.input_ports())})
         => ({_names(op.output_ports())}) {{ {body} }}"""
     try:
         proto = onnx.parser.parse_function(text)

@@ -102,10 +102,10 @@ def make_inputs(op: CustomOp, case: Case, dtype: str, rng: np.random.Generator) 
 def _random(shape: Shape, dtype: str, rng: np.random.Generator) -> Array:
     if dtype.startswith(("int", "uint")):
         low = 0 if dtype.startswith("u") else -8
-        return rng.integers(low, 8, shape).astype(numpy_type(dtype))
+        return np.asarray(rng.integers(low, 8, shape)).astype(numpy_type(dtype))
     if dtype == "bool":
         return rng.integers(0, 2, shape).astype(np.bool_)
-    return (2 * rng.standard_normal(shape)).astype(numpy_type(dtype))
+    return np.asarray(2 * rng.standard_normal(shape)).astype(numpy_type(dtype))
 
 
 def numpy_type(dtype: str) -> np.dtype[Any]:
@@ -157,7 +157,9 @@ def launch_op(
     guarded = [cupy.full(size + 2 * GUARD, 0xA5, cupy.uint8) for size in sizes]
     given = [cupy.asarray(np.frombuffer(array.tobytes(), np.uint8)) for array in inputs]
     results = [buffer[GUARD:] for buffer in guarded]
-    scratch = [cupy.full(size, 0xA5, cupy.uint8) for size in [op.workspace(shapes, outputs)] if size]
+    scratch = [
+        cupy.full(size, 0xA5, cupy.uint8) for size in [op.workspace(shapes, outputs)] if size
+    ]
     target = read_target(cupy.cuda.Device().compute_capability)
     kernel = compile_kernel(op, dtype, target, tactic=chosen)
     module = load_module(kernel.cubin)

@@ -59,6 +59,8 @@ class CustomOp(ABC):
     """Template file beside the module: ``bias_gelu.cu.jinja``."""
     function: ClassVar[str]
     """The same computation as an ONNX function body in ONNX text, which every ONNX tool runs."""
+    since: ClassVar[int] = 1
+    """First opset that ``function`` can be written in."""
     tactics: ClassVar[Mapping[str, tuple[int, ...]]] = {}
     """What may be tuned: constants of the template by name, with their choices."""
 
@@ -95,6 +97,11 @@ class CustomOp(ABC):
     def op_type(self) -> str:
         """The ONNX operator name: the part after ``::``."""
         return self.name.partition("::")[2]
+
+    @classmethod
+    def types(cls, dtype: str) -> dict[str, str]:
+        """Return the element type of each input and output where T is ``dtype``."""
+        return {p.name: p.type_for(dtype) for p in (*cls.input_ports(), *cls.output_ports())}
 
     @classmethod
     def input_ports(cls) -> tuple[Port, ...]:

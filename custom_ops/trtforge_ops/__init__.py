@@ -3,13 +3,44 @@
 from __future__ import annotations
 
 import trtforge
+from trtforge_ops.add_rms_norm import AddRMSNorm
 from trtforge_ops.bias_gelu import BiasGelu
+from trtforge_ops.gated_activation import GatedActivation
+from trtforge_ops.group_norm import GroupNorm
+from trtforge_ops.group_norm_nhwc import GroupNormNHWC
+from trtforge_ops.instance_norm import InstanceNorm
+from trtforge_ops.layer_norm import LayerNorm
+from trtforge_ops.masked_softmax import MaskedSoftmax
+from trtforge_ops.quantize import QuantizeFloat8, QuantizeInt8
 from trtforge_ops.rms_norm import RMSNorm
+from trtforge_ops.rms_norm_quantize import RMSNormQuantize
+from trtforge_ops.rotary_embedding import RotaryEmbedding
 
-__all__ = ["BiasGelu", "RMSNorm", "trtforge_components"]
+OPS = (
+    AddRMSNorm, BiasGelu, GatedActivation, GroupNorm, GroupNormNHWC, InstanceNorm, LayerNorm,
+    MaskedSoftmax, QuantizeFloat8, QuantizeInt8, RMSNorm, RMSNormQuantize, RotaryEmbedding,
+)  # fmt: skip
+
+__all__ = [
+    "OPS",
+    "AddRMSNorm",
+    "BiasGelu",
+    "GatedActivation",
+    "GroupNorm",
+    "GroupNormNHWC",
+    "InstanceNorm",
+    "LayerNorm",
+    "MaskedSoftmax",
+    "QuantizeFloat8",
+    "QuantizeInt8",
+    "RMSNorm",
+    "RMSNormQuantize",
+    "RotaryEmbedding",
+    "trtforge_components",
+]
 
 
 @trtforge.hookimpl
-def trtforge_components() -> list[type[trtforge.CustomOp]]:
+def trtforge_components() -> tuple[type[trtforge.CustomOp], ...]:
     """Offer the ops."""
-    return [BiasGelu, RMSNorm]
+    return OPS

@@ -8,12 +8,10 @@ from typing import Any, Literal
 
 import numpy as np
 
-from trtforge import CustomOp, Launch, Shape, Tactic, ceil_div
+from trtforge import CustomOp, Launch, Shape, Tactic
+from trtforge_ops.strips import TACTICS, strip_launch
 
 Array = np.ndarray[Any, np.dtype[Any]]
-
-PACK = 8  # elements per thread, kPack in the kernel
-BLOCK = 256
 
 
 @dataclass(frozen=True)
@@ -25,6 +23,7 @@ class BiasGelu(CustomOp):
     outputs = ("y",)
     dtypes = ("float32", "float16", "bfloat16")
     kernel = "bias_gelu.cu.jinja"
+    tactics = TACTICS
     function = """
         s = Add (x, bias)
         {% if opset >= 20 %}
@@ -67,10 +66,9 @@ class BiasGelu(CustomOp):
     def launch(
         self, inputs: tuple[Shape, ...], outputs: tuple[Shape, ...], tactic: Tactic
     ) -> Launch:
-        """One thread per eight elements."""
-        count = prod(outputs[0])
-        grid = max(1, ceil_div(count, PACK * BLOCK))
-        return Launch(grid=grid, block=BLOCK, scalars=(count, inputs[1][0]))
+        """One strip of a row per block."""
+        rows, columns = prod(outputs[0][:-1]), outputs[0][-1]
+        return strip_launch(rows, columns, tactic, (rows, columns))
 
     def reference(self, *inputs: Array) -> tuple[Array, ...]:
         """Compute in float64, then round to the type of ``x``.

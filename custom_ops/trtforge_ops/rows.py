@@ -12,8 +12,9 @@ LANES = (128, 32, 64, 256, 512, 1024, 8)
 ITEMS = (4, 1, 2, 8)
 """Packs that each of them holds in registers."""
 TACTICS: Mapping[str, tuple[int, ...]] = {"lanes": LANES, "items": ITEMS}
-THREADS = 128
-"""Threads of a block whose rows need fewer each."""
+WARP = 32
+SHARED_BLOCK = 128
+"""Threads of a block that has several rows, each of a warp or less."""
 BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 
 
@@ -29,6 +30,7 @@ def row_launch(shape: Shape, tactic: Tactic) -> Launch:
     """Launch for all rows of a tensor of ``shape``; scalars: rows and columns."""
     columns = shape[-1]
     rows = prod(shape[:-1])
-    block = max(tactic["lanes"], THREADS)
-    grid = max(1, ceil_div(rows, block // tactic["lanes"]))
+    lanes = tactic["lanes"]
+    block = lanes if lanes > WARP else SHARED_BLOCK
+    grid = max(1, ceil_div(rows, block // lanes))
     return Launch(grid, block, scalars=(rows, columns))

@@ -5,20 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import op_cases
 import pytest
 from trtforge_ops import BiasGelu
 
 from trtforge.op_testing import check_op, gpu_name, launch_op, make_inputs
-
-# Whole packs of eight, a row that packs would cross, tails, one element, many blocks, nothing.
-CASES = [
-    [(4, 64), (64,)],
-    [(3, 5, 7), (7,)],
-    [(1, 13), (13,)],
-    [(1,), (1,)],
-    [(129, 3072), (3072,)],
-    [(0, 8), (8,)],
-]
+from trtforge.targets import KNOWN
 
 pytestmark = [
     pytest.mark.gpu,
@@ -29,9 +21,12 @@ pytestmark = [
 ]
 
 
-@pytest.mark.parametrize("approximate", ["none", "tanh"])
-def test_bias_gelu_computes_what_its_reference_says(approximate: Any) -> None:
-    assert check_op(BiasGelu(approximate=approximate), CASES).kernel_ran_on == gpu_name()
+@pytest.mark.parametrize(
+    ("op", "cases"), op_cases.CASES, ids=[op_cases.name(op) for op, _ in op_cases.CASES]
+)
+def test_op_computes_what_its_reference_says(op: Any, cases: Any) -> None:
+    evidence = check_op(op, cases, targets=[KNOWN["sm_90"]], atol=1e-5)
+    assert evidence.kernel_ran_on == gpu_name()
 
 
 def test_a_kernel_that_writes_past_its_output_is_found(monkeypatch: pytest.MonkeyPatch) -> None:

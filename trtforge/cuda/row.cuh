@@ -48,15 +48,56 @@ public:
             if (start(i) < columns_) held_[i] = at(start(i));
     }
 
-    /** Call `use(column, values)` for each of this thread's packs: float values[Width]. */
+    /** Call `use(column, values)` for each of this thread's packs: const float (&values)[Width]. */
     template <typename Use>
     __device__ __forceinline__ void each(Use use) const {
 #pragma unroll
         for (int i = 0; i < Items; ++i)
-            if (start(i) < columns_) hand(start(i), held_[i], use);
-        for (int column = start(Items); column < columns_; column += Lanes * Width)
-            hand(column, at(column), use);
+            if (start(i) < columns_) {
+                float values[Width];
+                widen(held_[i], values);
+                use(start(i), values);
+            }
+        for (int column = start(Items); column < columns_; column += Lanes * Width) {
+            float values[Width];
+            widen(at(column), values);
+            use(column, values);
+        }
     }
+
+    /** Call `use(column, values, others)` for this row and another one of the same length. */
+    template <typename Use>
+    __device__ __forceinline__ void beside(const Row& other, Use use) const {
+#pragma unroll
+        for (int i = 0; i < Items; ++i)
+            if (start(i) < columns_) hand(start(i), held_[i], other.held_[i], use);
+        for (int column = start(Items); column < columns_; column += Lanes * Width)
+            hand(column, at(column), other.at(column), use);
+    }
+
+    /** The same as `each` with float (&values)[Width], which `use` may change; the change stays held.
+     *
+     * What is not held must be written to memory by `use`, and read from there: see `moved_to`.
+     */
+    template <typename Use>
+    __device__ __forceinline__ void change(Use use) {
+#pragma unroll
+        for (int i = 0; i < Items; ++i)
+            if (start(i) < columns_) {
+                float values[Width];
+                widen(held_[i], values);
+                use(start(i), values);
+                held_[i] = narrow<T>(values);
+            }
+        for (int column = start(Items); column < columns_; column += Lanes * Width) {
+            float values[Width];
+            widen(at(column), values);
+            use(column, values);
+        }
+    }
+
+    /** Read what is not held from `row` from now on: each thread what it wrote there itself. */
+    __device__ __forceinline__ void moved_to(const T* row) { row_ = row; }
 
     __device__ __forceinline__ float sum(float value) const { return across<Lanes>(value, Plus()); }
     __device__ __forceinline__ float max(float value) const { return across<Lanes>(value, Larger()); }
@@ -70,12 +111,13 @@ private:
     __device__ __forceinline__ Held at(int column) const {
         return *reinterpret_cast<const Held*>(row_ + column);
     }
+
     template <typename Use>
-    __device__ __forceinline__ void hand(int column, const Held& pack, Use use) const {
-        float values[Width];
-#pragma unroll
-        for (int i = 0; i < Width; ++i) values[i] = float(pack.at[i]);
-        use(column, values);
+    static __device__ __forceinline__ void hand(int column, const Held& a, const Held& b, Use use) {
+        float values[Width], others[Width];
+        widen(a, values);
+        widen(b, others);
+        use(column, values, others);
     }
 
     const T* row_;

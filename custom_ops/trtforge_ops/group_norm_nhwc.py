@@ -1,0 +1,119 @@
+"""GroupNormNHWC: normalization per group of channels (Wu and He, 2018), channels last."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+
+from trtforge import CustomOp, Launch, Shape, Tactic, ceil_div
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+PACK = 8  # channels of a thread, kPack in the kernel
+BLOCKS = 528
+"""About how many blocks fill a large GPU: each works on a slice of an image."""
+
+
+@dataclass(frozen=True)
+class GroupNormNHWC(CustomOp):
+    """``y = act(weight * (x - mean) / sqrt(variance + epsilon) + bias)``; x is [N, H, W, C]."""
+
+    name = "trtforge::GroupNormNHWC"
+    inputs = ("x", "weight", "bias")
+    outputs = ("y",)
+    dtypes = ("float32", "float16", "bfloat16")
+    kernel = "group_norm_nhwc.cu.jinja"
+    tactics: ClassVar = {"block": (512, 256, 1024), "ahead": (4, 2, 8)}
+    function = """
+        {% set old_axes, axes = ("axes = [-1], ", "") if opset < 18 else ("", ", last") %}
+        last = Constant <value_ints = [-1]> ()
+        first = Transpose <perm = [0, 3, 1, 2]> (x)
+        wide = Cast <to = 1> (first)
+        shape = Shape (wide)
+        by_group = Constant <value_ints = [0, {{ groups }}, -1]> ()
+        grouped = Reshape (wide, by_group)
+        mean = ReduceMean <{{ old_axes }}keepdims = 1> (grouped{{ axes }})
+        distance = Sub (grouped, mean)
+        square = Mul (distance, distance)
+        variance = ReduceMean <{{ old_axes }}keepdims = 1> (square{{ axes }})
+        small = Constant <value_float = {{ epsilon }}> ()
+        shifted = Add (variance, small)
+        root = Sqrt (shifted)
+        normal = Div (distance, root)
+        channels = Shape (weight)
+        keep = Constant <value_ints = [0]> ()
+        rest = Constant <value_ints = [-1]> ()
+        by_channel = Concat <axis = 0> (keep, channels, rest)
+        flat = Reshape (wide, by_channel)
+        flat_shape = Shape (flat)
+        aligned = Reshape (normal, flat_shape)
+        one = Constant <value_ints = [1]> ()
+        weight_wide = Cast <to = 1> (weight)
+        bias_wide = Cast <to = 1> (bias)
+        weight_column = Unsqueeze (weight_wide, one)
+        bias_column = Unsqueeze (bias_wide, one)
+        scaled = Mul (aligned, weight_column)
+        sum = Add (scaled, bias_column)
+        {% if activation == "silu" %}
+        gate = Sigmoid (sum)
+        active = Mul (sum, gate)
+        {% else %}
+        active = Identity (sum)
+        {% endif %}
+        shaped = Reshape (active, shape)
+        back = Transpose <perm = [0, 2, 3, 1]> (shaped)
+        y = CastLike (back, x)
+    """
+
+    groups: int = 32
+    """Groups of channels that share mean and variance."""
+    epsilon: float = 1e-5
+    """Added to the variance."""
+    activation: Literal["none", "silu"] = "none"
+    """What follows in the same kernel."""
+
+    def shapes(self, *inputs: Shape) -> tuple[Shape, ...]:
+        """Return the shape of ``x``."""
+        return (inputs[0],)
+
+    def launch(
+        self, inputs: tuple[Shape, ...], outputs: tuple[Shape, ...], tactic: Tactic
+    ) -> tuple[Launch, ...]:
+        """Measure each slice of an image, combine them, apply."""
+        samples, *space, channels = inputs[0]
+        pixels, block = prod(space), tactic["block"]
+        slice_, slices = _slices(samples, pixels)
+        scalars = (slices, slice_, pixels, channels, samples)
+        grid = max(1, samples * slices)
+        shared = 8 * PACK * (block + ceil_div(channels, PACK))
+        return (
+            Launch(grid, block, scalars, shared, kernel="measure"),
+            Launch(max(1, ceil_div(samples * self.groups, 4)), 128, scalars, kernel="combine"),
+            Launch(grid, block, scalars, kernel="apply"),
+        )
+
+    def workspace(self, inputs: tuple[Shape, ...], outputs: tuple[Shape, ...]) -> int:
+        """Two floats per group, of each image and of each slice."""
+        samples, *space, _ = inputs[0]
+        return 8 * samples * (1 + _slices(samples, prod(space))[1]) * self.groups
+
+    def reference(self, *inputs: Array) -> tuple[Array, ...]:
+        """Compute in float64, then round."""
+        x, weight, bias = (array.astype(np.float64) for array in inputs)
+        x = np.moveaxis(x, -1, 1)
+        grouped = x.reshape(len(x), self.groups, -1)
+        distance = grouped - grouped.mean(-1, keepdims=True)
+        root = np.sqrt((distance * distance).mean(-1, keepdims=True) + self.epsilon)
+        channels = (-1, *(1,) * (x.ndim - 2))
+        y = (distance / root).reshape(x.shape) * weight.reshape(channels) + bias.reshape(channels)
+        y = y / (1 + np.exp(-y)) if self.activation == "silu" else y
+        return (np.moveaxis(y, 1, -1).astype(inputs[0].dtype),)
+
+
+def _slices(samples: int, pixels: int) -> tuple[int, int]:
+    """Return the pixels of a slice, and how many slices an image has."""
+    size = max(1, ceil_div(pixels, max(1, BLOCKS // max(samples, 1))))
+    return size, max(1, ceil_div(pixels, size))

@@ -1,0 +1,63 @@
+"""MaskedSoftmax: the scores of attention, scaled, masked and normalized."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from trtforge import CustomOp, Launch, Shape, Tactic
+from trtforge_ops.rows import TACTICS, row_launch, row_tactic
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+@dataclass(frozen=True)
+class MaskedSoftmax(CustomOp):
+    """``y = softmax(scale * x + mask)`` along the last axis.
+
+    ``x`` is [batch, heads, queries, keys]; the mask is added, [batch, 1, queries or 1, keys].
+    """
+
+    name = "trtforge::MaskedSoftmax"
+    inputs = ("x", "mask")
+    outputs = ("y",)
+    dtypes = ("float32", "float16", "bfloat16")
+    kernel = "masked_softmax.cu.jinja"
+    tactics = TACTICS
+    function = """
+        wide = Cast <to = 1> (x)
+        factor = Constant <value_float = {{ scale }}> ()
+        scaled = Mul (wide, factor)
+        wide_mask = Cast <to = 1> (mask)
+        masked = Add (scaled, wide_mask)
+        shares = Softmax <axis = -1> (masked)
+        y = CastLike (shares, x)
+    """
+
+    scale: float = 1.0
+    """What the scores are multiplied by first, 1 / sqrt(head size) as a rule."""
+
+    def shapes(self, *inputs: Shape) -> tuple[Shape, ...]:
+        """Return the shape of ``x``."""
+        return (inputs[0],)
+
+    def launch(
+        self, inputs: tuple[Shape, ...], outputs: tuple[Shape, ...], tactic: Tactic
+    ) -> Launch:
+        """One row per group of lanes."""
+        _, heads, queries, _ = inputs[0]
+        launch = row_launch(inputs[0], tactic)
+        return replace(launch, scalars=(*launch.scalars, queries, heads * queries, inputs[1][2]))
+
+    def tactic(self, dtype: str, inputs: tuple[Shape, ...]) -> Tactic:
+        """Hold a whole row in registers."""
+        return row_tactic(dtype, inputs[0][-1])
+
+    def reference(self, *inputs: Array) -> tuple[Array, ...]:
+        """Compute in float64, then round."""
+        x, mask = (array.astype(np.float64) for array in inputs)
+        scores = self.scale * x + mask
+        powers = np.exp(scores - scores.max(-1, keepdims=True, initial=-np.inf))
+        return ((powers / powers.sum(-1, keepdims=True)).astype(inputs[0].dtype),)

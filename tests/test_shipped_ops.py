@@ -1,0 +1,25 @@
+"""Every shipped custom op is what it declares: shapes, ONNX function, and it compiles."""
+
+import op_cases
+import pytest
+import trtforge_ops
+
+from trtforge.op_testing import check_op
+from trtforge.targets import KNOWN
+
+FLOAT32_LOSS = 1e-5
+"""What float32 loses in sums of thousands of terms, and ONNX Runtime in its Sigmoid."""
+OLDEST_AND_NEWEST = [KNOWN["sm_75"], KNOWN["sm_120"]]
+
+
+@pytest.mark.parametrize(
+    ("op", "cases"), op_cases.CASES, ids=[op_cases.name(op) for op, _ in op_cases.CASES]
+)
+def test_op_is_what_it_declares(op, cases):
+    evidence = check_op(op, cases, targets=OLDEST_AND_NEWEST, atol=FLOAT32_LOSS)
+    assert {text.split()[0] for text in evidence.compiled} == set(op.dtypes)
+    assert max(evidence.opsets) == 22
+
+
+def test_every_op_has_cases():
+    assert {type(op) for op, _ in op_cases.CASES} == set(trtforge_ops.OPS)
