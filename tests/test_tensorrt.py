@@ -433,6 +433,26 @@ def test_an_examination_also_finds_types_and_disguises(tmp_path):
     assert [each.code for each in examine(DISGUISED, tmp_path)] == ["misread-model"]
 
 
+EARLY_END = """
+<ir_version: 10, opset_import: ["" : 21]>
+g (float[3] x, float limit) => (float[3] y, float[n,3] all) <int64 most = {50}, bool yes = {1}>
+{
+    [search] y, all = Loop (most, yes, x) <body = turn (int64 i, bool go, float[3] a)
+        => (bool more, float[3] b, float[3] each)
+    { b = Add (a, a)  each = Exp (b)  s = ReduceSum <keepdims = 0> (b)  more = Less (s, limit) }>
+}
+"""
+
+
+def test_an_examination_finds_a_loop_whose_results_get_another_length(tmp_path):
+    (found,) = examine(EARLY_END, tmp_path)
+    assert found.code == "misread-model"
+    assert "search may end early" in found.cause
+    assert examine(EARLY_END.replace("[n,3]", "[50,3]"), tmp_path) == ()
+    steady = EARLY_END.replace("Less (s, limit)", "Identity (go)")
+    assert examine(steady, tmp_path) == ()
+
+
 def test_a_crash_of_the_parser_is_a_finding(tmp_path, monkeypatch):
     def crashing(function: str, *facts: object, **limits: object) -> Job:
         return Job("worker_jobs:abort", *facts, **limits)

@@ -69,7 +69,7 @@ class _Unrolling:
         return self._why_not_times(node, body, _trips(node)) or why_odd(node, body)
 
     def _why_not_times(self, node: ir.Node, body: ir.Graph, trips: int) -> str | None:
-        if trips and not _goes_on(body):
+        if trips and not goes_on(body):
             return "its condition to go on is computed in the body"
         if trips > self.options.max_iterations:
             return f"it runs {trips} times, more than max_iterations {self.options.max_iterations}"
@@ -138,7 +138,7 @@ def _trips(node: ir.Node) -> int:
     return max(0, int(scalar(_input(node, 0)) or 0)) if start else 0
 
 
-def _goes_on(body: ir.Graph) -> bool:
+def goes_on(body: ir.Graph) -> bool:
     """Whether the condition that the body returns is always true, or the one it was given."""
     condition: ir.Value | None = body.outputs[0]
     while condition is not None and is_op(condition.producer(), "Identity"):

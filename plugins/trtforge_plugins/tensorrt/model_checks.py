@@ -9,8 +9,9 @@ import onnx_ir as ir
 from onnx_ir.passes.common import InlinePass
 
 from trtforge import BuildError, RequestError, Target
-from trtforge.graph import label, nodes
+from trtforge.graph import is_op, label, nodes
 from trtforge.targets import KNOWN
+from trtforge_plugins.clean.unroll_loop import goes_on
 
 # Domains whose operators TensorRT's parser knows under their own meaning.
 _PARSER_DOMAINS = ("", "ai.onnx", "com.microsoft", "trt", "TRT")
@@ -31,7 +32,8 @@ def prepared(model: ir.Model) -> ir.Model:
 
     Raises:
         RequestError: the model has no nodes.
-        BuildError: functions call themselves, or a foreign operator has a standard name.
+        BuildError: functions call themselves, a foreign operator has a standard name, or what a
+            Loop collects has a length that TensorRT gets wrong.
     """
     if not len(model.graph):
         raise RequestError("the model has no nodes, so there is nothing to build")
@@ -41,6 +43,7 @@ def prepared(model: ir.Model) -> ir.Model:
         except Exception as error:  # onnx-ir raises several kinds
             raise BuildError(f"the model's functions cannot be inlined: {error}") from error
     _refuse_disguised(model)
+    _refuse_early_end(model)
     return model
 
 
@@ -55,6 +58,33 @@ def _refuse_disguised(model: ir.Model) -> None:
             f"TensorRT would take {_some(disguised)} for the standard operator of that name",
             remedy="give the operator a name that ONNX has not, or a function as its body",
         )
+
+
+def _refuse_early_end(model: ir.Model) -> None:
+    """Refuse a Loop that may end early and collects what its turns make.
+
+    TensorRT gives the collection the length of the trip count, whatever the number of turns.
+    """
+    ending = [
+        label(node)
+        for node in nodes(model)
+        if is_op(node, "Loop")
+        and not goes_on(node.attributes["body"].as_graph())
+        and any(_collects(node))
+    ]
+    if ending:
+        raise BuildError(
+            f"{_some(ending)} may end early, and TensorRT fills what it collects up to its trip "
+            "count with anything",
+            remedy="let it return what it carries instead, or declare the length of its outputs",
+        )
+
+
+def _collects(node: ir.Node) -> Iterator[bool]:
+    """Yield, for each scan output of a Loop, whether it is used and its length open."""
+    for value in node.outputs[len(node.attributes["body"].as_graph().inputs) - 2 :]:
+        length = None if value.shape is None or not len(value.shape) else value.shape[0]
+        yield not isinstance(length, int) and (bool(value.uses()) or value.is_graph_output())
 
 
 def takers(model: ir.Model, targets: Sequence[Target]) -> tuple[Target, ...]:
