@@ -348,6 +348,18 @@ def test_init_of_a_model_that_code_makes(monkeypatch):
 OTHER = STATIC.replace("Neg (a)", "Identity (a)")
 
 
+def test_a_run_without_comparison():
+    done("run", "convert", "-m", "conv.onnx", "--no-compare", "--out", "out")
+    report = json.loads(Path("out/report.json").read_text())
+    assert report["comparison"] is None
+    assert [stage["name"] for stage in report["stages"]] == [
+        "import",
+        "inline",
+        "prepare",
+        "convert",
+    ]
+
+
 def test_verify_equal_and_different_models():
     Path("other.onnx").write_bytes(onnx.parser.parse_model(OTHER).SerializeToString())
     np.savez("data.npz", x=np.ones((4, 8), np.float32))

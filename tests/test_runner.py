@@ -327,3 +327,12 @@ def test_the_cache_forgets_what_was_not_used_for_long(host, folder):
     assert StepCache(root, {}).prune() == 0
     assert StepCache(root, {}, limit=1).prune() > 0
     assert list((root / "entries").iterdir()) == []
+
+
+def test_graph_edits_of_neighbouring_stages_share_a_cache_entry(host, folder):
+    text = "{name: a, steps: [drop-one]}, {name: b, repeat: 2, steps: [drop-one]}"
+    path = recipe(folder)
+    path.write_text(f"stages: [{text}, {{name: c, steps: [measure-range]}}]")
+    go(host, folder, path)
+    entries = list((folder / "cache" / "entries").iterdir())
+    assert len(entries) == 2  # of the stages a and b, and of c

@@ -30,7 +30,9 @@ from trtforge.store import Blobs, atomic_file, digest, file_digest, freeze, thaw
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-FORMAT = 1
+    from trtforge.recipe import Stage
+
+FORMAT = 2
 LIBRARIES = ("numpy", "onnx", "onnx-ir", "onnx-graphsurgeon", "onnxruntime", "ml_dtypes")
 DEFAULT_LIMIT = 20 * 2**30
 CODE_SUFFIXES = (".py", ".jinja", ".cu", ".yaml")
@@ -162,13 +164,15 @@ class StepCache:
         self._known = known
         self._limit = limit
 
-    def key(self, state: str, steps: Iterable[Step], repeat: int, request: Request) -> str:
-        """Return the key of applying ``steps`` to a state."""
+    def key(self, state: str, stages: Iterable[Stage], request: Request) -> str:
+        """Return the key of applying ``stages`` to a state; their names do not matter."""
         parts = {
             "format": FORMAT,
             "state": state,
-            "steps": [step_key(step) for step in steps],
-            "repeat": repeat,
+            "stages": [
+                {"repeat": stage.repeat, "steps": [step_key(step) for step in stage.steps]}
+                for stage in stages
+            ],
             "request": request_key(request),
             "libraries": library_versions(),
             "host": code_digest("trtforge"),

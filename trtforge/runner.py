@@ -35,11 +35,14 @@ class Observer(Progress, Protocol):
 
 @dataclass(frozen=True)
 class Unit:
-    """Steps that share one cache entry."""
+    """Stages, or parts of one, that share one cache entry."""
 
-    stage: str
-    steps: tuple[Step, ...]
-    repeat: int = 1
+    stages: tuple[Stage, ...]
+
+    @property
+    def steps(self) -> tuple[Step, ...]:
+        """The steps of all stages."""
+        return tuple(step for stage in self.stages for step in stage.steps)
 
     @property
     def cacheable(self) -> bool:
@@ -62,22 +65,30 @@ class PlannedStep:
 
 
 def units(stages: Sequence[Stage]) -> Iterator[Unit]:
-    """Split stages into units: a repeated stage is one, and so are neighbouring graph edits."""
+    """Split stages into units: neighbouring graph edits share one, also across stages.
+
+    A repeated stage stays whole.
+    """
+    quick: list[Stage] = []
+    for part in _parts(stages):
+        if all(not step.checkpoint and step.cacheable for step in part.steps):
+            quick.append(part)
+            continue
+        if quick:
+            yield Unit(tuple(quick))
+            quick = []
+        yield Unit((part,))
+    if quick:
+        yield Unit(tuple(quick))
+
+
+def _parts(stages: Sequence[Stage]) -> Iterator[Stage]:
+    """Yield each repeated stage, and the steps of each other stage one by one."""
     for stage in stages:
         if stage.repeat > 1:
-            yield Unit(stage.name, stage.steps, stage.repeat)
-            continue
-        quick: list[Step] = []
-        for step in stage.steps:
-            if step.checkpoint or not step.cacheable:
-                if quick:
-                    yield Unit(stage.name, tuple(quick))
-                    quick = []
-                yield Unit(stage.name, (step,))
-            else:
-                quick.append(step)
-        if quick:
-            yield Unit(stage.name, tuple(quick))
+            yield stage
+        else:
+            yield from (replace(stage, steps=(step,)) for step in stage.steps)
 
 
 class Runner:
@@ -133,12 +144,12 @@ class Runner:
                 self._run_unit(unit, ctx)
                 self._imported(ctx)
                 state = self._freeze(ctx, ()).state if self._cache else None
-                planned += [PlannedStep(unit.stage, step, cached=False) for step in unit.steps]
+                planned += _planned(unit, cached=False)
                 continue
             entry = self._find(self._key(unit, state, ctx))
             if unit.cacheable:
                 state = entry.state if entry else None
-            planned += [PlannedStep(unit.stage, s, cached=entry is not None) for s in unit.steps]
+            planned += _planned(unit, cached=entry is not None)
         return planned
 
     def _run(self, recipe: Recipe, ctx: Context) -> None:
@@ -189,7 +200,7 @@ class Runner:
     def _key(self, unit: Unit, state: str | None, ctx: Context) -> str | None:
         if self._cache is None or state is None or not unit.cacheable:
             return None
-        return self._cache.key(state, unit.steps, unit.repeat, ctx.request)
+        return self._cache.key(state, unit.stages, ctx.request)
 
     def _find(self, key: str | None) -> Entry | None:
         return self._cache.find(key) if self._cache and key and self._reading else None
@@ -221,9 +232,12 @@ class Runner:
                     raise
 
     def _run_unit(self, unit: Unit, ctx: Context) -> int:
+        return sum([self._run_stage(stage, ctx) for stage in unit.stages])
+
+    def _run_stage(self, stage: Stage, ctx: Context) -> int:
         total = 0
-        for round_ in range(1, unit.repeat + 1):
-            changes = sum([self._run_step(unit.stage, step, round_, ctx) for step in unit.steps])
+        for round_ in range(1, stage.repeat + 1):
+            changes = sum([self._run_step(stage.name, step, round_, ctx) for step in stage.steps])
             total += changes
             if not changes:
                 break
@@ -261,6 +275,10 @@ class Runner:
         )
         self.records.append(record)
         self._observer.step_finished(record)
+
+
+def _planned(unit: Unit, *, cached: bool) -> list[PlannedStep]:
+    return [PlannedStep(stage.name, step, cached) for stage in unit.stages for step in stage.steps]
 
 
 def _refuse_undeclared(

@@ -46,6 +46,8 @@ class RunOptions:
     """Compare the model after every step and name the step that changed values."""
     use_cache: bool = True
     """Reuse and keep the results of steps."""
+    compare: bool = True
+    """Compare the result with the given model at the end, where the recipe has no such step."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +111,7 @@ class Session:
                 f"the recipe {resolved.name!r} names no model", remedy="give one with --model"
             )
         resolved = _with_options(resolved, options)
-        if not any(Comparison in step.gives for step in resolved.steps):
+        if options.compare and not any(Comparison in step.gives for step in resolved.steps):
             resolved = replace(resolved, stages=(*resolved.stages, *_comparing(host)))
         if not any(isinstance(step, Importer) for step in resolved.steps):
             importing = Stage(IMPORT, (importer_of(source, host),))

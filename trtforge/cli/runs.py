@@ -70,6 +70,9 @@ def run(
         bool, typer.Option("--verify-each", help="Name the step that changes outputs.")
     ] = False,
     cache: Annotated[bool, typer.Option(help="Reuse and keep the results of steps.")] = True,
+    compare: Annotated[
+        bool, typer.Option(help="Compare the result with the given model at the end.")
+    ] = True,
     as_json: Json = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")] = False,
     without: Without = [],  # noqa: B006  # typer copies it
@@ -85,6 +88,7 @@ def run(
         resume=resume,
         verify_each=verify_each,
         use_cache=cache,
+        compare=compare,
     )
     host = open_host(without)
     if dry_run:
