@@ -15,7 +15,8 @@ larger graphs of that kind. What each tool wrote in the first round is run besid
 under ONNX Runtime; ``difference`` is the largest one, relative to the largest output.
 
 Figures: median wall time; ``beyond_start``, that time less the tool's time on a model of one node;
-median processor time of all threads, which says more on a machine that does other things too; peak resident memory as the kernel counts it (``ru_maxrss``, mapped file pages included).
+median processor time of all threads, which says more on a machine that does other things too; peak
+resident memory as the kernel counts it (``ru_maxrss``, mapped file pages included).
 """
 
 from __future__ import annotations
