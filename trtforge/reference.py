@@ -29,6 +29,7 @@ from trtforge.errors import (
     TrtforgeError,
     did_you_mean,
 )
+from trtforge.float4 import uses_float4, without_float4
 from trtforge.rounding import computes_in_half, round_explicitly
 
 if TYPE_CHECKING:
@@ -243,6 +244,8 @@ def _start(model: ir.Model, provider: str, chosen: _Options) -> Any:
     from onnxruntime import InferenceSession
 
     options = _session_options(chosen)
+    if uses_float4(model):
+        model = without_float4(model)
     ends = (*model.graph.inputs, *model.graph.outputs)
     rounds = provider == CPU or any(value.dtype == ir.DataType.BFLOAT16 for value in ends)
     runnable = round_explicitly(model) if rounds and computes_in_half(model) else model.clone()

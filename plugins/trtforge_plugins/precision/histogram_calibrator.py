@@ -12,7 +12,8 @@ import onnx_ir as ir
 from trtforge import Batches, Calibrator, Context, Range, Ranges, Statistics, TensorStatistics
 from trtforge.reference import Provider
 from trtforge_plugins.precision.collect_statistics import statistics_for
-from trtforge_plugins.precision.magnitude_histogram import LEVELS, squared_error, without_zeros
+from trtforge_plugins.precision.convergence import tell_convergence
+from trtforge_plugins.precision.magnitude_histogram import LEVELS, expected_error, without_zeros
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,7 @@ class HistogramCalibrator(Calibrator):
         statistics = statistics_for(model, batches, ctx, self.provider)
         ctx.put(statistics)
         ranges = {name: self._range(seen) for name, seen in statistics.by_tensor.items()}
+        tell_convergence(statistics, ranges, ctx)
         method = self.name.removeprefix("calibrate-")
         return Ranges(ranges, method, batches.samples, batches.source, batches.real)
 
@@ -59,6 +61,6 @@ def to_power_of_two(seen: TensorStatistics, amax: float) -> Range:
     """Return the range whose INT8 scale is the power of two below or above, by squared error."""
     power = math.floor(math.log2(amax / LEVELS))
     amaxes = LEVELS * 2.0 ** np.array([power + 1, power])
-    errors = squared_error(without_zeros(seen), seen.width, amaxes)
+    errors = expected_error(without_zeros(seen), seen.width, amaxes)
     best = float(amaxes[np.argmin(errors)])
     return Range(-best if seen.low < 0 else 0.0, best)

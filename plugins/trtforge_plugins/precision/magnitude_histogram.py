@@ -27,17 +27,19 @@ def without_zeros(seen: TensorStatistics) -> Array:
     return counts
 
 
-def squared_error(counts: Array, width: float, amaxes: Array) -> Array:
-    """Return the sum of squared errors of INT8 quantization for each choice of range.
+def expected_error(counts: Array, width: float, amaxes: Array, power: float = 2.0) -> Array:
+    """Return the sum of |error| ** power of INT8 quantization for each choice of range.
 
     The error is integrated, not sampled at bin centres: within a bin, values count as evenly
-    spread. For a step s, rounding takes the antiderivative s^3 F(x / s) with
-    F(u) = (r + 4 (u - r)^3) / 12, r = round(u); clipping at T takes (x - T)^3 / 3.
+    spread. With u = x / step, r = round(u), d = u - r and q = power + 1, the antiderivative of
+    what rounding does is step^q (2 r / 2^q + sign(d) |d|^q) / q; that of clipping at T is
+    (x - T)^q / q.
 
     Args:
         counts: Histogram of magnitudes: int64[n].
         width: Width of a bin.
         amaxes: Largest magnitudes to choose from, positive: float64[k].
+        power: 2 for squared errors.
 
     Returns:
         float64[k].
@@ -45,17 +47,20 @@ def squared_error(counts: Array, width: float, amaxes: Array) -> Array:
     used = np.flatnonzero(counts)
     if not len(used):
         return np.zeros(len(amaxes))
-    edges = np.arange(used[-1] + 2) * width
-    per_value = counts[: used[-1] + 1] / width
-    errors = [np.dot(per_value, np.diff(_error_below(edges, float(amax)))) for amax in amaxes]
-    return np.array(errors)
+    edges = np.arange(used[-1] + 2, dtype=np.float64)  # in bins, so that nothing overflows
+    share = counts[: used[-1] + 1] / counts.sum()
+    limits = np.asarray(amaxes) / width
+    errors = [np.dot(share, np.diff(_error_below(edges, limit, power + 1))) for limit in limits]
+    return np.array(errors) * counts.sum() * width**power
 
 
-def _error_below(edges: Array, amax: float) -> Array:
-    """Return the integral of the squared error from 0 to each edge."""
+def _error_below(edges: Array, amax: float, q: float) -> Array:
+    """Return the integral of the error from 0 to each edge."""
     step = amax / LEVELS
     scaled = np.minimum(edges, amax) / step
     whole = np.rint(scaled)
-    beyond = np.maximum(edges - amax, 0.0)
-    inside: Array = step**3 * (whole + 4 * (scaled - whole) ** 3) / 12
-    return inside + beyond**3 / 3
+    rest = scaled - whole
+    rounding = whole * (2 / 2**q) + np.sign(rest) * np.abs(rest) ** q
+    clipping = np.maximum(edges - amax, 0.0) ** q
+    found: Array = (step**q * rounding + clipping) / q
+    return found
