@@ -18,6 +18,7 @@ from hypothesis.extra.numpy import arrays
 from trtforge_plugins.precision import half_range, magnitudes
 from trtforge_plugins.precision.cast import Cast
 from trtforge_plugins.precision.element_types import element_types
+from trtforge_plugins.precision.insert_qdq import InsertQDQ
 
 from trtforge import Batches, CastTo, Context, Range, Ranges, Request, StepError
 from trtforge.reference import Reference
@@ -328,3 +329,54 @@ def test_a_cast_of_the_lower_type_between_heavy_nodes_is_not_saved_by_float32_pr
         keep=("one", "two"),
     )
     assert set(kept(ctx)) == {"one", "two"}
+
+
+# Q/DQ
+
+
+QDQ = """
+m (float[N,32] x) => (float[N,32] y) <float[32,32] w>
+{ [p] y = MatMul (x, w) }"""
+
+
+def quantized(amax):
+    ctx = context(QDQ)
+    ctx.put(Ranges({"x": Range(-amax, amax)}, "max", 1, "test"))
+    InsertQDQ().run(ctx)
+    del ctx.artifacts[Ranges]
+    return ctx
+
+
+@pytest.mark.parametrize(
+    ("amax", "reason"),
+    [
+        (1.0, None),
+        (4e4, None),  # x cannot get larger: it is clipped
+        (1e5, "its input 'x_DequantizeLinear' reached 1.008e+05; float16 ends at 65504"),
+        (1e9, "its input 'x_DequantizeLinear' reached 1.008e+09; float16 ends at 65504"),
+        (1e-7, "'x_DequantizeLinear' is too small: its largest value 1.01e-07 is denormal"),
+    ],
+)
+def test_a_scale_tells_the_range_of_what_it_makes(amax, reason):
+    ctx = quantized(amax)
+    Cast().run(ctx)
+    assert (reason or "") in kept(ctx).get("p", "")
+    assert bool(reason) == ("p" in kept(ctx))
+    x = normal(4, 32, scale=amax / 3)
+    right, found = (Reference(m).run({"x": x})["y"] for m in (context(QDQ).model, ctx.model))
+    # INT8 over a range of three deviations leaves a signal some 30 dB (3 %) above its noise.
+    assert np.linalg.norm(found - right) < 0.05 * np.linalg.norm(right)
+
+
+@pytest.mark.parametrize("to", ["float16", "bfloat16"])
+@pytest.mark.parametrize("amax", [1.0, 2e-3, 3.3e-4])
+def test_quantizing_and_dequantizing_use_the_same_scale(amax, to):
+    """The scale of QuantizeLinear stays float32, but with the value that the lower type has."""
+    ctx = quantized(amax)
+    Cast(to=to).run(ctx)
+    nodes = {node.op_type: node for node in ctx.model.graph if node.name.startswith("x_")}
+    up, down = (
+        nodes[kind].inputs[1].const_value.numpy() for kind in ("QuantizeLinear", "DequantizeLinear")
+    )
+    assert (up.dtype.name, down.dtype.name) == ("float32", to)
+    assert float(up) == float(down) >= np.float32(amax / 127)

@@ -99,6 +99,8 @@ class Cast(Pass):
                     "there is no data to measure on", remedy="put load-data before cast"
                 )
             found |= magnitudes.measure(model, types, batches, ctx)
+        magnitudes.add_dequantized(model, found)
+        magnitudes.pass_on(model, types, found)
         return found
 
     def _interface(

@@ -35,7 +35,7 @@ class Evidence:
         limit, name = half_range.largest(low), half_range.name(low)
         if seen.largest > limit:
             return f"{value.name!r} reached {seen.largest:.4g}; {name} ends at {limit:g}"
-        if seen.largest * self.headroom > limit:
+        if seen.largest * self.headroom > limit and not seen.bounded:
             return (
                 f"{value.name!r} reached {seen.largest:.4g}, more than 1/{self.headroom:g} of "
                 f"{name}'s largest {limit:g}"

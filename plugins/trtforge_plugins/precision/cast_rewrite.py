@@ -163,6 +163,7 @@ class Rewriter:
             converted = half_range.low_scales(array, self._low)
             for node, _ in uses:
                 self._adapt_codes(node, array, converted)
+            _agree(value, wanted.get(FLOAT, []), converted)
         else:
             converted = array.astype(self._low.numpy())
         copy = self._new_constant(value, converted, self._low)
@@ -229,6 +230,19 @@ class Rewriter:
             unique, count = f"{name}_{count}", count + 1
         self._names.add(unique)
         return unique
+
+
+def _agree(scale: ir.Value, others: list[tuple[ir.Node, int]], rounded: Array) -> None:
+    """Let the float32 uses of a scale use its rounded value too: Q and DQ must not differ.
+
+    Stored codes were made for the scale as it was, so a scale that dequantizes some stays.
+    """
+    stored = any(
+        is_op(node, "DequantizeLinear") and constant(node.inputs[0]) is not None
+        for node, _ in others
+    )
+    if scale.is_initializer() and others and not stored:
+        scale.const_value = ir.tensor(rounded.astype(np.float32), name=scale.name)
 
 
 def _is_constant(value: ir.Value) -> bool:

@@ -10,16 +10,18 @@ second run.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from math import isfinite
 from typing import TYPE_CHECKING
 
+import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 
 from trtforge import Batches, Context, Ranges, Statistics, StepError
 from trtforge.graph import constant, is_op, opset
 from trtforge.reference import Reference
+from trtforge_plugins.precision import half_range
 from trtforge_plugins.precision.cast_operators import FLOAT, MOVERS
 from trtforge_plugins.precision.element_types import Types
 from trtforge_plugins.precision.half_range import DENORMAL, FLUSHED, LOST
@@ -52,14 +54,17 @@ class Magnitudes:
     """Values other than 0 that float16 rounds to 0."""
     denormals: float = 0.0
     """Values other than 0 that are denormal in float16, or 0."""
+    bounded: bool = field(default=False, kw_only=True)
+    """Whether no data can make ``largest`` larger."""
 
     def __or__(self, other: Magnitudes) -> Magnitudes:
         """Return both together."""
         largest, *sums = zip(self.as_tuple(), other.as_tuple(), strict=True)
-        return Magnitudes(max(largest), *map(sum, sums))
+        both = self.bounded and other.bounded
+        return Magnitudes(max(largest), *map(sum, sums), bounded=both)
 
     def as_tuple(self) -> tuple[float, ...]:
-        """Return the fields in order."""
+        """Return the numbers in order."""
         return (
             self.largest, self.total, self.flushed_total, self.denormals_total,
             self.nonzeros, self.flushed, self.denormals,
@@ -118,7 +123,7 @@ def measure(model: ir.Model, types: Types, batches: Batches, ctx: Context) -> di
     close = [name for name in names if name in suspects]
     for name, (largest, *sums) in _observed(model, close, _exact, batches, ctx):
         _merge(found, name, Magnitudes(max(largest, 0.0), *sums))
-    _pass_on(model, types, found)
+    pass_on(model, types, found)
     return found
 
 
@@ -158,7 +163,32 @@ def _moved(node: ir.Node) -> tuple[ir.Value | None, ...]:
     return tuple(node.inputs) if is_op(node, "Concat") else tuple(node.inputs[:1])
 
 
-def _pass_on(model: ir.Model, types: Types, found: dict[str, Magnitudes]) -> None:
+def add_dequantized(model: ir.Model, found: dict[str, Magnitudes]) -> None:
+    """Bound what DequantizeLinear gives: its scale times the largest code, whatever the data."""
+    for node in model.graph:
+        scale = constant(node.inputs[1]) if is_op(node, "DequantizeLinear") else None
+        codes = node.inputs[0] if scale is not None else None
+        if scale is None or codes is None or not scale.size:
+            continue
+        largest = float(scale.max()) * _largest_code(codes)
+        name = str(node.outputs[0].name)
+        seen = found.get(name, Magnitudes(largest))
+        found[name] = replace(seen, largest=largest, bounded=True)
+
+
+def _largest_code(codes: ir.Value) -> float:
+    stored = constant(codes)
+    if stored is not None and stored.dtype == np.int32:  # a bias: it uses little of its type
+        return max(float(stored.max(initial=0)), -float(stored.min(initial=0)))
+    kind = codes.dtype.numpy() if codes.dtype is not None else np.dtype(np.uint8)
+    if kind.kind in "iu" or kind == ml_dtypes.int4:
+        info = ml_dtypes.iinfo(kind)  # type: ignore[no-untyped-call]  # ml_dtypes leaves it untyped
+        return float(max(info.max, -info.min))
+    return half_range.largest(ir.DataType.from_numpy(kind))
+
+
+def pass_on(model: ir.Model, types: Types, found: dict[str, Magnitudes]) -> None:
+    """Give the results of data movement the magnitudes of what is moved."""
     for node in model.graph:
         if not _moves(node):
             continue
