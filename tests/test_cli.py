@@ -357,6 +357,7 @@ def test_a_run_without_comparison():
         "inline",
         "prepare",
         "convert",
+        "tidy",
     ]
 
 
