@@ -7,10 +7,14 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 LEVELS = """
-errors artifacts environment ops hooks terminal demo cli.quick_start
-quantities options steps statistics yaml_text graph diagnosis checkup compare worker_process
+errors
+quantities
+array_files
+file_feeds
+artifacts environment ops hooks terminal demo cli.quick_start
+options steps statistics yaml_text graph diagnosis checkup compare worker_process
 to_surgeon targets io_adapter frozen_inputs
-context host weights feeds rounding from_surgeon pictures
+context host weights feeds rounding float4 from_surgeon pictures
 statistics_report
 records recipe recipe_problems schema store surgeon request_check worker model_refusals
 model_file recipe_stages artifact_file run_folder testing kernel_source verdict outcome
@@ -24,8 +28,8 @@ cli.app
 cli
 """
 INTERFACE = {
-    "trtforge", "trtforge.artifacts", "trtforge.compare", "trtforge.diagnosis", "trtforge.errors",
-    "trtforge.feeds", "trtforge.frozen_inputs", "trtforge.graph", "trtforge.hooks", "trtforge.host", "trtforge.io_adapter",
+    "trtforge", "trtforge.array_files", "trtforge.artifacts", "trtforge.compare", "trtforge.diagnosis", "trtforge.errors",
+    "trtforge.feeds", "trtforge.file_feeds", "trtforge.frozen_inputs", "trtforge.graph", "trtforge.hooks", "trtforge.host", "trtforge.io_adapter",
     "trtforge.model_comparison", "trtforge.model_file", "trtforge.op_function", "trtforge.options",
     "trtforge.quantities", "trtforge.reference", "trtforge.targets", "trtforge.testing",
     "trtforge.weights", "trtforge.worker", "trtforge.kernel_source", "trtforge.kernels", "trtforge.op_testing",

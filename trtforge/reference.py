@@ -248,20 +248,24 @@ def _start(model: ir.Model, provider: str, chosen: _Options) -> Any:
         model = without_float4(model)
     ends = (*model.graph.inputs, *model.graph.outputs)
     rounds = provider == CPU or any(value.dtype == ir.DataType.BFLOAT16 for value in ends)
-    runnable = round_explicitly(model) if rounds and computes_in_half(model) else model.clone()
-    weights = _share_weights(runnable, options)
-    proto: bytes = ir.serde.serialize_model(runnable).SerializeToString()
+    runnable = round_explicitly(model) if rounds and computes_in_half(model) else model
+    with _shared_weights(runnable, options) as weights:
+        proto: bytes = ir.serde.serialize_model(runnable).SerializeToString()
     providers: list[Any] = [(CUDA, _CUDA_OPTIONS), CPU] if provider == CUDA else [CPU]
     session = InferenceSession(proto, options, providers=providers, disabled_optimizers=_WRONG)
     session.trtforge_weights = weights  # ONNX Runtime reads them where they lie
     return session
 
 
-def _share_weights(model: ir.Model, options: Any) -> list[Any]:
-    """Take large weights out of ``model`` and give them to the session as they lie in memory."""
+@contextmanager
+def _shared_weights(model: ir.Model, options: Any) -> Iterator[list[Any]]:
+    """Take large weights out of ``model`` for the time of a ``with`` block.
+
+    They are given to the session as they lie in memory.
+    """
     from onnxruntime import OrtValue
 
-    names, values = [], []
+    names, values, taken = [], [], []
     for name, value in model.graph.initializers.items():
         tensor = value.const_value
         if tensor is None or tensor.nbytes < _SHARED_OVER:
@@ -271,12 +275,17 @@ def _share_weights(model: ir.Model, options: Any) -> list[Any]:
             continue
         names.append(name)
         values.append(OrtValue.ortvalue_from_numpy(array))
+        taken.append((value, tensor))
         value.const_value = ir.ExternalTensor(
             "in-memory", 0, array.nbytes, tensor.dtype, shape=ir.Shape(array.shape), name=name
         )
     if names:
         options.add_external_initializers(names, values)
-    return values
+    try:
+        yield values
+    finally:
+        for value, tensor in taken:
+            value.const_value = tensor
 
 
 _WRONG = ["ReluQuantRewrite"]

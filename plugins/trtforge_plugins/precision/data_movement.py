@@ -74,11 +74,11 @@ def is_cut_for_attention(node: ir.Node, quantized: Collection[Slot]) -> bool:
     )
 
 
-def is_product_of_activations(node: ir.Node) -> bool:
+def is_product_of_activations(node: ir.Node | None) -> bool:
     """Whether both operands of the matrix product ``node`` are computed at run time."""
-    if is_op(node, "Attention"):
-        return True
-    return is_op(node, "MatMul") and all(
+    if node is None or not is_op(node, "MatMul"):
+        return is_op(node, "Attention")
+    return all(
         value is not None and constant(value) is None for value in node.inputs
     )
 

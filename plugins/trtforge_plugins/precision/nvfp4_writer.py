@@ -17,11 +17,20 @@ from trtforge_plugins.precision.qdq_writer import Writer
 from trtforge_plugins.precision.quantized_weights import FORMATS, block_scales, quantize_blocks
 
 _FP8 = FORMATS["float8e4m3fn"]
+_LEAST_RANK, _MOST_RANK = 2, 3
 _SMALLEST_HALF = 2.0**-14  # smallest normal float16: the model may be cast to it later
 
 
 class NVFP4Writer(Writer):
     """Two levels of scales; matrix products only."""
+
+    def why_not(self, point: Point) -> str | None:
+        """Return why the point cannot be quantized here, or None when it can."""
+        shape = point.tensor.shape
+        if shape is None or not _LEAST_RANK <= len(shape) <= _MOST_RANK:
+            found = "unknown" if shape is None else len(shape)
+            return f"its input has {found} dimensions; TensorRT quantizes 2 or 3 to NVFP4"
+        return super().why_not(point)
 
     def activation(self, value: ir.Value, amax: float, rule: str) -> list[ir.Node]:
         """Return the quantizer and the two nodes that dequantize its scales and numbers."""

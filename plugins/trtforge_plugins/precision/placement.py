@@ -149,7 +149,8 @@ def _points(chosen: Mapping[ir.Node, Operands], dtype: str) -> Iterator[Point]:
     quantized = {(node, index) for node, found in chosen.items() for index in found.activations}
     for node, found in chosen.items():
         for index in found.activations:
-            slot = highest_slot((node, index), quantized)
+            own = (node, index)
+            slot = own if dtype == "float4e2m1" else highest_slot(own, quantized)
             point = Point(node, found.rule, index, slot, found.weight, found.axis)
             if found.rule == "matrix-product" and per_channel:
                 axis = None if is_cut_for_attention(node, quantized) else found.axis

@@ -71,10 +71,10 @@ def _product(node: ir.Node, dtype: str) -> Operands | str:
 
 
 def _product_of_activations(dtype: str, *, attention: bool) -> Operands | str:
+    if dtype not in ("int8", "float8e4m3fn"):
+        return "its second input is no constant"
     if not attention:
         return "its second input is no constant (the option attention quantizes such products)"
-    if dtype == "float4e2m1":
-        return "its second input is no constant"
     return Operands("attention", (0, 1))
 
 

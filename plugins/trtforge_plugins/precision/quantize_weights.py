@@ -10,6 +10,7 @@ import onnx_ir as ir
 
 from trtforge import Context, HighPrecision, Pass, Quantized, StepError
 from trtforge.graph import add_initializer, constant, label, unique_name
+from trtforge_plugins.precision.data_movement import is_product_of_activations, sources
 from trtforge_plugins.precision.insert_qdq import refuse_unfit
 from trtforge_plugins.precision.placement import Point, Wanted, place
 from trtforge_plugins.precision.qdq_writer import RULE_KEY
@@ -72,6 +73,8 @@ class QuantizeWeights(Pass):
             return f"its weight is {weight.dtype}; float32 or float16 is expected"
         if not np.isfinite(weight).all():
             return "its weight has a NaN or infinite entry"
+        if any(is_product_of_activations(value.producer()) for value in sources(point.tensor)):
+            return "it follows attention: TensorRT-RTX would dequantize its weight beforehand"
         length = weight.shape[_sum_axis(point)]
         if length % self.block_size:
             return f"it adds up {length} products: no multiple of block_size {self.block_size}"
