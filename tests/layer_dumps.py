@@ -70,6 +70,14 @@ def _build(model: bytes, targets: list[str]) -> str:
     config.num_compute_capabilities = len(targets)
     for index, target in enumerate(targets):
         config.set_compute_capability(getattr(trt.ComputeCapability, target), index)
+    profile = builder.create_optimization_profile()
+    for index in range(network.num_inputs):
+        each = network.get_input(index)
+        if -1 in each.shape:  # an open dimension is 1 to 8
+            profile.set_shape(
+                each.name, *([n if d == -1 else d for d in each.shape] for n in (1, 4, 8))
+            )
+    config.add_optimization_profile(profile)
     assert builder.build_serialized_network(network, config) is not None, messages
     return next(message for message in messages if message.startswith("Layers:"))
 

@@ -131,6 +131,37 @@ def test_scatter_elements_takes_in_every_update(
     assert done == 1
 
 
+@settings(max_examples=60, deadline=None)
+@given(
+    reduction=st.sampled_from(["add", "mul", "max", "min"]),
+    axis=st.integers(-2, 1),
+    updates=st.integers(1, 5),
+    places=st.integers(1, 4),
+    floats=st.booleans(),
+)
+def test_scatter_elements_takes_in_an_open_number_of_updates(
+    reduction: str, axis: int, updates: int, places: int, *, floats: bool
+) -> None:
+    kind, numpy_type = ("float", np.float32) if floats else ("int32", np.int32)
+    there, given = ("[3,p]", "[3,k]") if axis in (1, -1) else ("[p,3]", "[k,3]")
+    text = model(
+        f"({kind}{there} x, int64{given} i, {kind}{given} u) => ({kind}{there} y) "
+        f'{{ y = ScatterElements <reduction="{reduction}", axis={axis}> (x, i, u) }}',
+        22,
+    )
+    random = np.random.default_rng(updates)
+    along = 1 if axis in (1, -1) else 0
+    sizes = [(3, n) if along else (n, 3) for n in (places, updates)]
+    feeds = {
+        "x": random.integers(-3, 4, sizes[0]).astype(numpy_type),
+        "i": random.integers(-places, places, sizes[1]),
+        "u": random.integers(-3, 4, sizes[1]).astype(numpy_type),
+    }
+    after, done = check_same(text, feeds)
+    assert done == 1
+    assert all(node.op_type != "ScatterElements" for node in after.graph.node)
+
+
 def test_half_precision_sums_are_rounded_once() -> None:
     text = model(
         "(float16[1] x, int64[64,1] i, float16[64] u) => (float16[1] y) "
@@ -153,6 +184,12 @@ ADDED_TO_OPEN_PLACES = (
 )
 
 
+ADDED_TO_SOME_COLUMNS = (
+    "(float[4,m] x, int64[n,2] i, float[n,2] u) => (float[4,m] y) "
+    '{ y = ScatterElements <reduction="add"> (x, i, u) }'
+)
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
@@ -160,6 +197,7 @@ ADDED_TO_OPEN_PLACES = (
             ADDED_TO_OPEN_PLACES,
             "number of updates is open",
         ),
+        (ADDED_TO_SOME_COLUMNS, "not all of the data gets updates"),
         ("(float[n,m,m] x) => (float[n] y) { y = Det (x) }", "order of its matrix is open"),
         ("(float[99,99] x) => (float y) { y = Det (x) }", "more than 16 rows"),
         ("(float[n] x, int64 a) => (float[n] y) { y = CumProd (x, a) }", "size that is open"),
@@ -179,6 +217,8 @@ def test_tensorrt_builds_each_rule() -> None:
         "matmul": "(float[4] x, float[2,4,3] y) => (float[2,3] z) { z = MatMul (x, y) }",
         "cumprod": "(float[4,5] x, int64 a) => (float[4,5] z) { z = CumProd (x, a) }",
         "det": "(float[2,4,4] x) => (float[2] z) { z = Det (x) }",
+        "scatter_open": "(float[n,2] x, int64[k,2] i, float[k,2] u) => (float[n,2] z) "
+        '{ z = ScatterElements <reduction="add"> (x, i, u) }',
         "scatternd": "(float[4,2] x, int64[3,1] i, float[3,2] u) => (float[4,2] z) "
         '{ z = ScatterND <reduction="max"> (x, i, u) }',
         "scatter": "(float[4,2] x, int64[3,1] i, float[3,1] u) => (float[4,2] z) "

@@ -166,6 +166,24 @@ def test_compress_and_nonzero_are_the_same(flags: list[bool], columns: int) -> N
     assert_close(list(evaluate(after, feeds).values()), list(expected.values()), 0, 0)
 
 
+@settings(max_examples=40, deadline=None)
+@given(
+    shape=st.tuples(st.integers(0, 4), st.integers(0, 4)),
+    diagonal=st.integers(-5, 5),
+    dtype=st.sampled_from(["", ", dtype=7"]),
+)
+def test_an_identity_matrix_of_an_open_size_is_the_same(
+    shape: tuple[int, int], diagonal: int, dtype: str
+) -> None:
+    made = "int64" if dtype else "float"
+    text = model(f"(float[n,m] x) => ({made}[n,m] y) {{ y = EyeLike <k={diagonal}{dtype}> (x) }}")
+    after, count, _ = convert(text)
+    assert count == 1
+    expected = np.eye(*shape, k=diagonal, dtype=np.int64 if dtype else np.float32)
+    found = run_model(after, {"x": np.ones(shape, np.float32)})
+    assert_close([found["y"]], [expected], 0, 0)
+
+
 @needs_tensorrt
 def test_tensorrt_builds_each_rule() -> None:
     texts = {
@@ -178,6 +196,7 @@ def test_tensorrt_builds_each_rule() -> None:
         "onehot": "(int64[3] i, int64 d, float[2] v) => (float[3,4] y) { y = OneHot (i, d, v) }",
         "compress": "(float[5,2] x, bool[5] c) => (float[3,2] y) { y = Compress <axis=0> (x, c) }",
         "nonzero": "(float[5,2] x) => (int64[2,3] y) { y = NonZero (x) }",
+        "eye": "(float[n,m] x) => (float[n,m] y) { e = EyeLike (x) y = Add (e, x) }",
         "unique": "(float[6] x) => (float[4] y) { y = Unique (x) }",
     }
     build_converted({name: model(text) for name, text in texts.items()})

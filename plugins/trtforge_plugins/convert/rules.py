@@ -19,6 +19,7 @@ from trtforge_plugins.convert.feature_ops import (
     LinearRegressor,
     Scaler,
 )
+from trtforge_plugins.convert.identity_matrix import EyeLike
 from trtforge_plugins.convert.images import AffineGrid, Col2Im
 from trtforge_plugins.convert.integer_products import IntegerProduct
 from trtforge_plugins.convert.mel import MelWeights
@@ -63,7 +64,7 @@ def all_rules() -> tuple[Rule, ...]:
         *(BitShift(), BitwiseLogic(), BitwiseNot()),
         *(Dft(), Stft(), MelWeights()),
         # sizes that are run-time values
-        *(Range(), OneHot(), Compress(), Unique(), NonMaxSuppression()),
+        *(Range(), EyeLike(), OneHot(), Compress(), Unique(), NonMaxSuppression()),
         # features of classic models
         *(Binarizer(), ArrayFeatureExtractor(), Scaler(), LinearRegressor(), TfIdfVectorizer()),
         # number types and quantization

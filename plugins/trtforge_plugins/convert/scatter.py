@@ -1,6 +1,7 @@
 """Scatters that combine: each update first takes in the updates of the same place.
 
-Then all updates of one place are equal, so that a plain scatter may write them in any order.
+Then all updates of one place are equal, so that a plain scatter may write them in any order. Where
+the number of updates is open, each place takes in its updates instead.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import numpy as np
 import onnx_ir as ir
 
 from trtforge_plugins.convert.builder import Builder, static_shape
-from trtforge_plugins.convert.facts import attribute
+from trtforge_plugins.convert.facts import attribute, named_dims
 from trtforge_plugins.convert.rule import Refusal, Rule
 
 MAX_PAIRS = 1 << 24
@@ -45,10 +46,10 @@ class ScatterReduction(Rule):
         shapes = static_shape(indices), static_shape(updates)
         if data is None or indices is None or updates is None or data.dtype is None:
             return Refusal("an input or its type is not known")
-        if shapes[0] is None or shapes[1] is None or data.shape is None:
-            return Refusal("the number of updates is open, and they are compared in pairs")
         if reduction not in _REDUCE or data.dtype == ir.DataType.BOOL:
             return Refusal(f"ONNX does not say what {reduction!r} of {data.dtype} is")
+        if shapes[0] is None or shapes[1] is None or data.shape is None:
+            return self._open(node, build)
         if node.op_type == "ScatterND":
             return self._nd(node, shapes[0], shapes[1], build)
         return self._elements(node, shapes[1], build)
@@ -79,11 +80,7 @@ class ScatterReduction(Rule):
         axis = int(attribute(node, "axis", 0)) % len(shape)
         if int(np.prod(shape)) * shape[axis] > MAX_PAIRS:
             return Refusal(f"{shape[axis]} updates along an axis are too many to compare in pairs")
-        size = build.slice(build.dims(data), 0, axis, axis + 1)
-        size = build.cast(size, indices.dtype or ir.DataType.INT64)
-        places = build.op(
-            "Where", build.op("Less", indices, 0), build.op("Add", indices, size), indices
-        )
+        places = _from_front(indices, data, axis, build)
         same = build.op(
             "Equal", build.unsqueeze(places, [axis + 1]), build.unsqueeze(places, [axis])
         )
@@ -91,6 +88,29 @@ class ScatterReduction(Rule):
         before = build.op("GatherElements", data, places, axis=axis)
         combined = _combined(node, same, others, axis + 1, before, build)
         return [build.op("ScatterElements", data, places, combined, axis=axis)]
+
+    @staticmethod
+    def _open(node: ir.Node, build: Builder) -> list[ir.Value] | Refusal:
+        """Compare each place along the axis with each update; both numbers may be open."""
+        data, indices, updates = _present(node)
+        there, here = named_dims(data), named_dims(indices)
+        if node.op_type == "ScatterND" or not there or not here:
+            return Refusal("the number of updates is open, and they are compared in pairs")
+        axis = int(attribute(node, "axis", 0)) % len(there)
+        if any(a != b for i, (a, b) in enumerate(zip(there, here, strict=True)) if i != axis):
+            return Refusal("the number of updates is open, and not all of the data gets updates")
+        given = build.cast(_from_front(indices, data, axis, build), ir.DataType.INT64)
+        places = build.reshape(build.positions(data, axis), [-1, *[1] * (len(there) - axis)])
+        same = build.op("Equal", places, build.unsqueeze(given, [axis]))
+        others = build.unsqueeze(updates, [axis])
+        return [_combined(node, same, others, axis + 1, data, build)]
+
+
+def _from_front(indices: ir.Value, data: ir.Value, axis: int, build: Builder) -> ir.Value:
+    """Return indices into an axis of ``data`` counted from the front: -1 of a size of 4 is 3."""
+    size = build.slice(build.dims(data), 0, axis, axis + 1)
+    size = build.cast(size, indices.dtype or ir.DataType.INT64)
+    return build.op("Where", build.op("Less", indices, 0), build.op("Add", indices, size), indices)
 
 
 def _present(node: ir.Node) -> tuple[ir.Value, ir.Value, ir.Value]:
@@ -107,11 +127,11 @@ def _combined(  # noqa: PLR0913, PLR0917  # the parts of one formula
     before: ir.Value,
     build: Builder,
 ) -> ir.Value:
-    """Return, per update, the entry of the data with all updates of its place taken in.
+    """Return, per update or place, the entry of the data with all updates of its place taken in.
 
     Args:
         node: The scatter.
-        same: Whether two updates have the same place.
+        same: Whether two updates have the same place, or an update has this place.
         others: The updates, with a new axis before the one that is reduced.
         axis: The axis to reduce.
         before: The data's entries at the places.
