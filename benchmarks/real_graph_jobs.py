@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Mapping
 from hashlib import sha256
@@ -21,6 +22,7 @@ Which = Literal["min", "max"]
 COMPARED: tuple[Which, ...] = ("min", "max")
 """The sizes at which outputs are compared; both differ from those of the export."""
 TARGET = 89
+ARCHITECTURES = Path(__file__).resolve().parent / "architectures"
 TOLERANCE = 1e-4  # of the largest value: float32 sums in another order, through up to 100 layers
 
 
@@ -30,11 +32,11 @@ def export(payload: dict[str, Any], _progress: Progress) -> dict[str, Any]:
     Returns:
         ``reason``: why the exporter failed, or "".
     """
+    import architectures
     import torch
-    from architectures import ARCHITECTURES
 
     torch.set_num_threads(1)
-    (wanted,) = [each for each in ARCHITECTURES if each.name == payload["name"]]
+    (wanted,) = [each for each in architectures.ARCHITECTURES if each.name == payload["name"]]
     folder = Path(payload["folder"])
     folder.mkdir(parents=True, exist_ok=True)
     module = wanted.module()
@@ -60,13 +62,17 @@ def export(payload: dict[str, Any], _progress: Progress) -> dict[str, Any]:
 
 
 def _stamp(module: nn.Module, exporter: str) -> str:
-    """Return what an export depends on: the architecture's file, torch and the exporter."""
-    import sys
-
+    """Return what an export depends on: the files of the architecture, torch and the exporter."""
     import torch
 
-    source = sys.modules[type(module).__module__].__file__ or ""
-    return f"{exporter} {torch.__version__} {sha256(Path(source).read_bytes()).hexdigest()}"
+    todo, texts = [type(module).__module__.partition(".")[2]], {}
+    while todo:
+        name = todo.pop()
+        if name not in texts:
+            texts[name] = (ARCHITECTURES / f"{name}.py").read_text()
+            todo += re.findall(r"^from architectures\.(\w+) import", texts[name], re.MULTILINE)
+    digest = sha256("".join(texts[name] for name in sorted(texts)).encode()).hexdigest()
+    return f"{exporter} {torch.__version__} {digest}"
 
 
 def _export(wanted: Architecture, module: nn.Module, exporter: Exporter, path: Path) -> None:
