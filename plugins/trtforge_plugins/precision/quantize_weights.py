@@ -53,9 +53,9 @@ class QuantizeWeights(Pass):
         stored: dict[tuple[ir.Value, int], ir.Value] = {}
         done: list[str] = []
         for point in placement.points:
-            reason = self._why_not(point)
-            if reason:
-                ctx.note(label(point.node), reason)
+            obstacle = self._why_not(point)
+            if obstacle:
+                ctx.note(label(point.node), obstacle)
                 continue
             self._apply(model.graph, point, stored)
             done.append(label(point.node))
