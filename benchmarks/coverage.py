@@ -6,7 +6,8 @@ For each model of the suite: TensorRT-RTX builds it as it is (SM 89, ahead of ti
 what ``make_convertible`` makes of it (interface unchanged), then with adapted interface types, and
 then with the inputs frozen that TensorRT needs as constants. A variant is only tried where the one
 before did not build. The model handed to TensorRT must give the suite's outputs within the suite's
-tolerances, under ONNX Runtime or the ONNX reference evaluator; engines are built, never run. Each
+tolerances, under ONNX Runtime (for bfloat16 also as trtforge runs it) or the ONNX reference
+evaluator; engines are built, never run. Each
 model is measured in a worker process, so that a crash is a result.
 
 Writes ``benchmarks/results/coverage.json``: the counts, and each model that does not build with the
@@ -114,9 +115,9 @@ def main() -> None:
 
 
 def why(row: dict[str, Any]) -> str:
-    """Return the reason of the last variant that was tried, in one line."""
+    """Return why the last variant that was tried is no engine: the rules' words or TensorRT's."""
     last = next(row[variant] for variant in reversed(VARIANTS) if variant in row)
-    return " ".join(last["reason"].split())[:200]
+    return " ".join((last.get("left") or last["reason"]).split())[:240]
 
 
 if __name__ == "__main__":

@@ -52,11 +52,12 @@ def measure(payload: dict[str, Any], _progress: object) -> dict[str, Any]:
     """Return whether the model is parsed, built, and still right, and why not."""
     case, variant = suite()[payload["name"]], payload["variant"]
     model, data = load(case)
-    row = {"parsed": False, "built": False, "equal": False, "reason": ""}
+    row = {"parsed": False, "built": False, "equal": False, "reason": "", "left": ""}
     frozen: set[str] = set()
     if variant != "raw":
         try:
-            model, frozen = converted(model, variant, data)
+            model, frozen, notes = converted(model, variant, data)
+            row["left"] = cause(model) or "; ".join(notes)
         except Exception as error:  # noqa: BLE001  # that it raises is the result
             return {**row, "reason": f"RAISED {type(error).__name__}: {error}"}
     row["equal"], row["reason"] = right(model, data, case, frozen)
@@ -69,8 +70,8 @@ def measure(payload: dict[str, Any], _progress: object) -> dict[str, Any]:
 
 def converted(
     model: onnx.ModelProto, variant: str, data: list[tuple[dict[str, Any], list[Any]]]
-) -> tuple[onnx.ModelProto, set[str]]:
-    """Return the model after the recipe ``convert``, and the names of the inputs it froze."""
+) -> tuple[onnx.ModelProto, set[str], list[str]]:
+    """Return the model after the recipe ``convert``, the inputs that it froze, and what it left."""
     from trtforge_plugins.convert.freeze_inputs import FreezeInputs, inputs_to_freeze
 
     settings = [Setting.read(ADAPT)] if variant in ("adapted", "frozen") else []
@@ -87,7 +88,18 @@ def converted(
             for _ in range(stage.repeat):
                 if not sum([host().run_step(step, ctx) for step in stage.steps]):
                     break
-        return ir.to_proto(ctx.model), frozen
+        left = [note.text.partition("left alone: ")[2] for note in ctx.notes]
+        return ir.to_proto(ctx.model), frozen, [*dict.fromkeys(filter(None, left))]
+
+
+def cause(model: onnx.ModelProto) -> str:
+    """Return what no rewrite can change: the model's ends are no tensors of numbers, or ""."""
+    ends = [value.type for value in (*model.graph.input, *model.graph.output)]
+    if any(end.WhichOneof("value") != "tensor_type" for end in ends):
+        return "an input or output is a sequence or an optional; TensorRT has tensors only"
+    if any(end.tensor_type.elem_type == onnx.TensorProto.STRING for end in ends):
+        return "an input or output is text; TensorRT has none"
+    return ""
 
 
 def _is_list(value: object) -> bool:
@@ -138,7 +150,7 @@ def right(model: onnx.ModelProto, data: list[Any], case: Any, frozen: set[str]) 
     if not data:
         return True, ""
     reasons = []
-    for evaluate in (by_onnxruntime, by_reference):
+    for evaluate in (by_onnxruntime, by_reference, by_rounding):
         try:
             for feeds, expected in data:
                 given = {name: value for name, value in feeds.items() if name not in frozen}
@@ -176,6 +188,15 @@ def by_reference(model: onnx.ModelProto, feeds: Mapping[str, Any]) -> dict[str, 
     evaluator = ReferenceEvaluator(model)
     names = list(evaluator.output_names)
     return dict(zip(names, evaluator.run(None, dict(feeds)), strict=True))
+
+
+def by_rounding(model: onnx.ModelProto, feeds: Mapping[str, Any]) -> dict[str, Any]:
+    """Run the model as trtforge does: ONNX Runtime, with bfloat16 rounded where the model says."""
+    from trtforge.reference import Reference
+
+    plain = onnx.ModelProto.FromString(model.SerializeToString())
+    del plain.metadata_props[:]  # types are adapted and inputs frozen by the caller
+    return Reference(ir.from_proto(plain), provider="cpu", optimize=False).run(feeds)
 
 
 def compare(found: list[Any], expected: list[Any], case: Any) -> None:
