@@ -14,6 +14,7 @@ import pytest
 import trtforge_plugins.clean
 import trtforge_plugins.convert
 from trtforge_plugins.precision.cast import Cast
+from trtforge_plugins.precision.join_products import JoinProducts
 
 from trtforge import Pass
 from trtforge.testing import apply, check_pass
@@ -25,7 +26,7 @@ PASSES: dict[str, type[Pass]] = {
     for package in (trtforge_plugins.clean, trtforge_plugins.convert)
     for cls in (getattr(package, name) for name in package.__all__)
     if issubclass(cls, Pass)
-} | {Cast.name: Cast}
+} | {step.name: step for step in (Cast, JoinProducts)}
 
 
 def read(case: Path) -> tuple[Pass, str]:
