@@ -1,5 +1,6 @@
 """load-data: what fits the model is loaded whole; what does not is refused by name and index."""
 
+import sys
 import zipfile
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import onnx_ir as ir
 import pytest
 from trtforge_plugins.precision.load_data import LoadData
 
-from trtforge import Batches, Context, DataError, Request
+from trtforge import Batches, Context, DataError, RecipeError, Request
 
 IMAGES = """
 <ir_version: 10, opset_import: ["" : 21]>
@@ -189,3 +190,153 @@ def test_files_that_nobody_vouches_for(tmp_path):
     ):
         with pytest.raises(DataError, match=text):
             load(ONE_INPUT, tmp_path, path=tmp_path / name)
+
+
+# Data stays in its files
+
+
+def test_batches_are_read_when_they_are_asked_for(tmp_path):
+    np.savez(tmp_path / "data.npz", x=images(20), k=np.arange(20))
+    batches, _ = load(IMAGES, tmp_path, path=tmp_path / "data.npz")
+    assert len(batches.feeds) == 3
+    (tmp_path / "data.npz").rename(tmp_path / "elsewhere.npz")
+    assert batches.samples == 20
+    with pytest.raises(DataError, match="no such file"):
+        next(iter(batches.feeds))
+
+
+@pytest.mark.parametrize("write", [np.savez, np.savez_compressed])
+@pytest.mark.parametrize("fixed", [False, True])
+def test_batches_span_files_and_any_of_them_can_be_read(tmp_path, write, fixed):
+    text = IMAGES.replace("[N", "[4") if fixed else IMAGES
+    whole = images(23).astype(">f8")
+    for start in range(0, 23, 5):
+        part = slice(start, start + 5)
+        write(
+            tmp_path / f"{start:02}.npz",
+            x=whole[part],
+            k=np.arange(23)[part],
+            labels=np.arange(23)[part],
+        )
+    batches, _ = load(text, tmp_path, path=tmp_path, **({} if fixed else {"batch": 4}))
+    used = 20 if fixed else 23
+    in_order = list(batches.feeds)
+    assert [len(feed["x"]) for feed in in_order] == [4] * 5 + ([] if fixed else [3])
+    np.testing.assert_array_equal(np.concatenate([feed["x"] for feed in in_order]), whole[:used])
+    assert in_order[0]["x"].dtype == np.float32
+    np.testing.assert_array_equal(batches.labels, np.arange(used))
+    for index in (4, 0, 2, -1):
+        np.testing.assert_array_equal(batches.feeds[index]["k"], in_order[index]["k"])
+    rest = batches.feeds.starting(3)
+    np.testing.assert_array_equal(next(rest)["x"], in_order[3]["x"])
+    assert [len(feed["x"]) for feed in batches.feeds[1:3]] == [4, 4]
+
+
+def test_samples_of_other_shapes_get_batches_of_their_own(tmp_path):
+    text = IMAGES.replace("[N,3,2]", "[N,H,2]")
+    for name, rows, height in (("a", 3, 2), ("b", 2, 2), ("c", 3, 5)):
+        x = np.full((rows, height, 2), rows, np.float32)
+        np.savez(tmp_path / f"{name}.npz", x=x, k=np.arange(rows), labels=np.full(rows, height))
+    batches, _ = load(text, tmp_path, path=tmp_path, batch=4)
+    assert [feed["x"].shape for feed in batches.feeds] == [
+        (4, 2, 2), (1, 2, 2), (3, 5, 2)
+    ]  # fmt: skip
+    np.testing.assert_array_equal(batches.labels, [2] * 5 + [5] * 3)
+
+
+def test_the_cache_keeps_the_files_names_not_their_content(tmp_path):
+    from trtforge.artifact_file import ArtifactFiles
+    from trtforge.store import Blobs
+
+    np.save(tmp_path / "x.npy", images(10))
+    batches, _ = load(ONE_INPUT, tmp_path, path=tmp_path / "x.npy")
+    files = ArtifactFiles(Blobs(tmp_path / "blobs"), tmp_path / "run")
+    stored = files.encode(batches)
+    assert not (tmp_path / "blobs").exists()
+    again = files.decode(stored, {stored["class"]: Batches})
+    assert again.feeds == batches.feeds
+    np.testing.assert_array_equal(again.feeds[1]["x"], images(10)[8:])
+    np.save(tmp_path / "x.npy", images(11))
+    other, _ = load(ONE_INPUT, tmp_path, path=tmp_path / "x.npy", count=10)
+    assert files.encode(other) != stored  # other content makes another key
+
+
+# A loader of the user
+
+
+LOADER = """
+import numpy as np
+
+def good():
+    for index in range(3):
+        yield {"x": np.full((2, 3, 2), index, np.float32), "k": np.full(2, index)}
+
+def single():
+    return [np.full((3, 3, 2), index, np.float32) for index in range(2)]
+
+def endless():
+    while True:
+        yield np.zeros((2, 3, 2), np.float32)
+
+def nothing():
+    return []
+
+def number():
+    return 3
+
+def broken():
+    yield np.zeros((2, 3, 2), np.float32)
+    raise OSError("the disk is gone")
+
+def objects():
+    yield np.array([None])
+"""
+
+
+@pytest.fixture
+def loaders(tmp_path, monkeypatch):
+    (tmp_path / "my_loaders.py").write_text(LOADER)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delitem(sys.modules, "my_loaders", raising=False)
+    return tmp_path
+
+
+def test_a_loader_is_read_once_and_its_batches_stay_on_disk(loaders):
+    batches, _ = load(IMAGES, loaders, loader="my_loaders:good", batch=4)
+    assert [len(feed["x"]) for feed in batches.feeds] == [4, 2]
+    np.testing.assert_array_equal(batches.feeds[0]["k"], [0, 0, 1, 1])
+    assert (batches.source, batches.real) == ("my_loaders:good", True)
+    again, _ = load(ONE_INPUT, loaders, loader="my_loaders:single")
+    assert again.samples == 6
+
+
+def test_a_loader_is_asked_for_no_more_than_is_used(loaders):
+    batches, _ = load(ONE_INPUT, loaders, loader="my_loaders:endless", count=5)
+    assert batches.samples == 5
+    assert len(list((loaders / "calibration-data").iterdir())) == 3
+
+
+@pytest.mark.parametrize(
+    ("loader", "text"),
+    [
+        ("my_loaders", "package.module:function"),
+        ("my_loaders:missing", "no function missing"),
+        ("no_such_module:f", "No module named"),
+        ("my_loaders:nothing", "no sample"),
+        ("my_loaders:number", "gave int, not batches"),
+        ("my_loaders:broken", "after batch 0.*the disk is gone"),
+        ("my_loaders:objects", "batch 0.*Python objects"),
+    ],
+)
+def test_a_loader_that_fails_says_where(loaders, loader, text):
+    with pytest.raises(DataError, match=text):
+        load(ONE_INPUT, loaders, loader=loader)
+
+
+def test_a_recipe_may_not_name_a_loader():
+    from trtforge.host import Host
+    from trtforge.recipe_reader import parse
+
+    text = "stages: [{name: a, steps: [{load-data: {loader: 'os:listdir'}}]}]"
+    with pytest.raises(RecipeError, match="loader"):
+        parse(text, Host(), "recipe.yaml")

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from trtforge.file_feeds import FileFeeds
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -28,8 +30,8 @@ class Artifact:
 class Batches(Artifact):
     """Input data for calibration or comparison."""
 
-    feeds: tuple[Mapping[str, Array], ...]
-    """One mapping of input name to array per batch."""
+    feeds: tuple[Mapping[str, Array], ...] | FileFeeds
+    """One mapping of input name to array per batch; those of files are read when asked for."""
     source: str
     """Where it comes from: a path, or ``synthesized (seed 0)``."""
     real: bool = True
@@ -40,6 +42,8 @@ class Batches(Artifact):
     @property
     def samples(self) -> int:
         """Number of samples over all batches (length of the first axis of the first input)."""
+        if isinstance(self.feeds, FileFeeds):
+            return self.feeds.samples
         firsts = (next(iter(feed.values())) for feed in self.feeds if feed)
         return sum(len(first) if first.ndim else 1 for first in firsts)
 

@@ -2,40 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from time import time_ns
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import onnx_ir as ir
 import psutil
 
 from trtforge import Batches, Context, DataError, Step
+from trtforge.array_files import ArrayFile, open_arrays
 from trtforge.errors import did_you_mean
 from trtforge.feeds import synthesize
+from trtforge.file_feeds import DataFile, DataInput, FileFeeds
 from trtforge.quantities import format_bytes
-from trtforge_plugins.precision.array_files import ArrayFile, open_arrays
+from trtforge_plugins.precision.data_loader import write_batches
 
 if TYPE_CHECKING:
     from trtforge.artifacts import Array
 
 USUAL_BATCH = 8
 LABELS = "labels"
+CHECKED_BYTES = 8 * 2**20
+"""How much is read at a time while the data is checked."""
 
 
 @dataclass(frozen=True)
 class LoadData(Step):
     """Load samples for calibration and comparison, and check that they fit the model.
 
-    The first axis of every array counts samples.
+    The first axis of every array counts samples. Files may be larger than memory: each batch is
+    read when it is needed. Other axes may differ from file to file where the model allows it.
     """
 
     name = "load-data"
     gives = (Batches,)
+    by_user: ClassVar[tuple[str, ...]] = ("loader",)
 
     path: Path | None = None
     """A .npz with one array per input, a .npy for a model of one input, or a folder of these."""
+    loader: str | None = None
+    """`package.module:function` of your own code. The function takes no argument and returns the
+    batches, one after the other: mappings of input names to arrays, or arrays for a model of one
+    input. They are written to the run folder as they come."""
     count: int | None = None
     """How many samples to use; all of them when left out."""
     batch: int | None = None
@@ -49,6 +60,10 @@ class LoadData(Step):
         """Return the files that are read."""
         return _files(self.path) if self.path is not None else ()
 
+    def environment(self) -> Mapping[str, str]:
+        """Return something new each time for a loader: nobody knows what it will give."""
+        return {} if self.loader is None else {"loader": str(time_ns())}
+
     def run(self, ctx: Context) -> int:
         """Put :class:`Batches` into the context; the model stays as it is.
 
@@ -59,11 +74,19 @@ class LoadData(Step):
             self.batch is not None and self.batch < 1
         ):
             raise DataError("count and batch must be at least 1")
-        if self.path is not None and self.synthesize:
+        given = [self.path is not None, self.loader is not None, self.synthesize]
+        if sum(given) > 1:
             raise DataError(
-                "path and synthesize exclude each other", remedy="leave one of them out"
+                "path, loader and synthesize exclude each other", remedy="keep one of them"
             )
-        ctx.put(self._load(self.path, ctx) if self.path is not None else self._make_up(ctx))
+        if self.path is not None:
+            ctx.put(self._load(self.path, str(self.path), ctx))
+        elif self.loader is not None:
+            names = [str(value.name) for value in _inputs(ctx.model)]
+            folder = write_batches(self.loader, names, ctx.path("calibration-data"), self.count)
+            ctx.put(self._load(folder, self.loader, ctx))
+        else:
+            ctx.put(self._make_up(ctx))
         return 0
 
     def _make_up(self, ctx: Context) -> Batches:
@@ -76,42 +99,35 @@ class LoadData(Step):
         profile = ctx.request.profiles[0] if ctx.request.profiles else None
         return synthesize(ctx.model, profile, samples=self.count or self.batch or USUAL_BATCH)
 
-    def _load(self, path: Path, ctx: Context) -> Batches:
-        inputs = [value for value in ctx.model.graph.inputs if not value.is_initializer()]
-        files = [open_arrays(file) for file in _files(path)]
-        _check_memory(files, self.count, path)
-        arrays, labels = self._rows(files, inputs)
-        checked = {
-            str(value.name): _fitted(arrays[str(value.name)], value, path, ctx) for value in inputs
-        }
+    def _load(self, path: Path, source: str, ctx: Context) -> Batches:
+        inputs = _inputs(ctx.model)
         size = _batch_size(inputs, self.batch)
-        feeds = tuple(_batches(checked, size, inputs, ctx, path))
-        used = sum(len(next(iter(feed.values()))) for feed in feeds)
-        return Batches(feeds, str(path), labels=None if labels is None else labels[:used])
-
-    def _rows(
-        self, files: list[ArrayFile], inputs: list[ir.Value]
-    ) -> tuple[dict[str, Array], Array | None]:
-        """Return one array per input over all files, and the labels."""
-        parts: dict[str, list[Array]] = {str(value.name): [] for value in inputs}
+        used: list[DataFile] = []
         labels: list[Array] = []
+        shapes: list[object] = []
         left = self.count
-        for file in files:
+        for file in map(open_arrays, _files(path)):
             if left is not None and left <= 0:
                 break
-            keys = _keys(file, list(parts))
+            keys = _keys(file, [str(value.name) for value in inputs])
             rows = _sample_count(file, keys)
             take = rows if left is None else min(rows, left)
-            for name, key in keys.items():
-                parts[name].append(file.read(key, take))
+            _check_memory(file, keys.values(), min(size, take))
+            for value in inputs:
+                _check(file, keys[str(value.name)], value, take, ctx)
+            shapes.append([file.headers[key].shape[1:] for key in keys.values()])
+            is_new = len(shapes) > 1 and shapes[-1] != shapes[-2]
+            used.append(DataFile.of(file.path, take, (used[-1].group if used else 0) + is_new))
             label_key = self._label_key(file, keys)
             if label_key is not None:
                 labels.append(_labels(file, label_key, rows)[:take])
             left = None if left is None else left - take
-        if labels and len(labels) != len(parts[next(iter(parts))]):
-            raise DataError("some of the files have labels and some have none")
-        joined = {name: _join(name, arrays) for name, arrays in parts.items()}
-        return joined, np.concatenate(labels) if labels else None
+        if labels and len(labels) != len(used):
+            raise DataError("some of the files have labels and some have none", where=str(path))
+        names = tuple(DataInput(str(value.name), _wanted(value)) for value in inputs)
+        feeds = FileFeeds(tuple(used), names, size, full=_is_fixed(inputs))
+        _say_unused(feeds, path, ctx)
+        return Batches(feeds, source, labels=_in_batches(labels, feeds) if labels else None)
 
     def _label_key(self, file: ArrayFile, keys: Mapping[str, str]) -> str | None:
         if self.labels is None:
@@ -138,17 +154,43 @@ def _files(path: Path) -> list[Path]:
     return files
 
 
-def _check_memory(files: list[ArrayFile], count: int | None, path: Path) -> None:
-    headers = [header for file in files for header in file.headers.values() if header.shape]
-    rows = [min(header.shape[0], count or header.shape[0]) for header in headers]
-    needed = sum(row * header.row_bytes for row, header in zip(rows, headers, strict=True))
+def _inputs(model: ir.Model) -> list[ir.Value]:
+    return [value for value in model.graph.inputs if not value.is_initializer()]
+
+
+def _check_memory(file: ArrayFile, keys: Iterable[str], batch: int) -> None:
+    """Refuse batches that would not fit in memory, for example of a damaged header."""
+    needed = batch * sum(file.headers[key].row_bytes for key in keys)
     free = psutil.virtual_memory().available
     if needed > free // 2:
         raise DataError(
-            f"the samples take {format_bytes(needed)}; {format_bytes(free)} of memory are free",
-            where=str(path),
-            remedy="use fewer samples: --set load-data.count=512",
+            f"a batch of {batch} takes {format_bytes(needed)}; {format_bytes(free)} of memory "
+            "are free",
+            where=str(file.path),
+            remedy="use smaller batches: --set load-data.batch=1",
         )
+
+
+def _in_batches(labels: list[Array], feeds: FileFeeds) -> Array:
+    """Return the labels of the samples that are in batches."""
+    kept = []
+    for group in dict.fromkeys(file.group for file in feeds.files):
+        own = [
+            array for array, file in zip(labels, feeds.files, strict=True) if file.group == group
+        ]
+        joined = np.concatenate(own)
+        kept.append(joined[: len(joined) - len(joined) % feeds.batch] if feeds.full else joined)
+    return np.concatenate(kept)
+
+
+def _say_unused(feeds: FileFeeds, path: Path, ctx: Context) -> None:
+    """Note samples that fill no batch of a model whose batch is fixed."""
+    total, size = sum(file.rows for file in feeds.files), feeds.batch
+    if not feeds.samples:
+        raise DataError(f"{total} samples do not fill the model's batch of {size}", where=str(path))
+    unused = total - feeds.samples
+    if unused:
+        ctx.note("data", f"the last {unused} samples do not fill a batch of {size}: unused")
 
 
 def _keys(file: ArrayFile, inputs: list[str]) -> dict[str, str]:
@@ -201,36 +243,39 @@ def _labels(file: ArrayFile, key: str, samples: int) -> Array:
     return file.read(key, samples)
 
 
-def _join(name: str, arrays: list[Array]) -> Array:
-    shapes = {array.shape[1:] for array in arrays}
-    if len(shapes) > 1:
-        raise DataError(f"the files differ in the shape of input {name!r}: {sorted(shapes)}")
-    return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
+def _wanted(value: ir.Value) -> str:
+    return np.dtype(value.dtype.numpy()).name if value.dtype is not None else "float32"
 
 
-def _fitted(array: Array, value: ir.Value, path: Path, ctx: Context) -> Array:
-    """Return ``array`` in the input's type, after checking its shape and its values."""
-    where = f"{path}: input {value.name!r}"
-    _check_shape(array, value, where)
-    if array.dtype.kind in "fc" and not np.isfinite(array).all():
-        index = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
+def _check(file: ArrayFile, key: str, value: ir.Value, rows: int, ctx: Context) -> None:
+    """Check shape, type and values of the first ``rows`` samples, a few at a time."""
+    header = file.headers[key]
+    where = f"{file.path}: input {value.name!r}"
+    _check_shape(header.shape, value, where)
+    wanted = np.dtype(value.dtype.numpy()) if value.dtype is not None else header.dtype
+    at_once = max(1, CHECKED_BYTES // max(header.row_bytes, 1))
+    with file.rows(key) as reader:
+        for first in range(0, rows, at_once):
+            part = reader.take(min(at_once, rows - first))
+            _check_values(part, wanted, where, first)
+    if header.dtype.newbyteorder("=") != wanted:
+        ctx.note(str(value.name), f"the data was converted from {header.dtype} to {wanted}")
+
+
+def _check_values(part: Array, wanted: np.dtype[np.generic], where: str, first: int) -> None:
+    if part.dtype.kind in "fc" and not np.isfinite(part).all():
+        index = tuple(int(i) for i in np.argwhere(~np.isfinite(part))[0])
         raise DataError(
-            f"the value at {list(index)} is {array[index]}",
+            f"the value at {[index[0] + first, *index[1:]]} is {part[index]}",
             where=where,
-            remedy=f"repair or leave out sample {index[0]}",
+            remedy=f"repair or leave out sample {index[0] + first}",
         )
-    wanted = np.dtype(value.dtype.numpy()) if value.dtype is not None else array.dtype
-    if array.dtype == wanted:
-        return array
-    converted = _converted(array, wanted)
-    if converted is None:
+    if part.dtype != wanted and _converted(part, wanted) is None:
         raise DataError(
-            f"its type is {array.dtype}, the model takes {wanted}",
+            f"its type is {part.dtype}, the model takes {wanted}",
             where=where,
             remedy=f"save it with array.astype({wanted})",
         )
-    ctx.note(str(value.name), f"the data was converted from {array.dtype} to {wanted}")
-    return converted
 
 
 def _converted(array: Array, wanted: np.dtype[np.generic]) -> Array | None:
@@ -246,17 +291,17 @@ def _converted(array: Array, wanted: np.dtype[np.generic]) -> Array | None:
     return result if np.isfinite(result.astype(np.float32)).all() else None
 
 
-def _check_shape(array: Array, value: ir.Value, where: str) -> None:
+def _check_shape(shape: tuple[int, ...], value: ir.Value, where: str) -> None:
     if value.shape is None:
         return
     wanted = [dim if isinstance(dim, int) else None for dim in value.shape]
-    fits = array.ndim == len(wanted) and all(
+    fits = len(shape) == len(wanted) and all(
         dim is None or axis == 0 or dim == length
-        for axis, (dim, length) in enumerate(zip(wanted, array.shape, strict=True))
+        for axis, (dim, length) in enumerate(zip(wanted, shape, strict=True))
     )
     if not fits:
         raise DataError(
-            f"its shape is {list(array.shape)}, the model takes {value.shape}",
+            f"its shape is {list(shape)}, the model takes {value.shape}",
             where=where,
             remedy="the first axis counts samples; the others must be the model's",
         )
@@ -281,16 +326,5 @@ def _batch_size(inputs: list[ir.Value], asked: int | None) -> int:
     return size
 
 
-def _batches(
-    arrays: Mapping[str, Array], size: int, inputs: list[ir.Value], ctx: Context, path: Path
-) -> Iterator[dict[str, Array]]:
-    """Yield slices of ``size`` samples; a last, smaller one only where the batch is dynamic."""
-    total = len(next(iter(arrays.values())))
-    fixed = any(value.shape and isinstance(value.shape[0], int) for value in inputs)
-    if fixed and total < size:
-        raise DataError(f"{total} samples do not fill the model's batch of {size}", where=str(path))
-    usable = total - total % size if fixed else total
-    if usable < total:
-        ctx.note("data", f"the last {total - usable} samples do not fill a batch of {size}: unused")
-    for start in range(0, usable, size):
-        yield {name: array[start : start + size] for name, array in arrays.items()}
+def _is_fixed(inputs: list[ir.Value]) -> bool:
+    return any(value.shape and isinstance(value.shape[0], int) for value in inputs)

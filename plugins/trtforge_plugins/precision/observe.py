@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import onnx_ir as ir
 
 from trtforge import Batches, DataError
+from trtforge.file_feeds import FileFeeds
 from trtforge.reference import Provider, Reference
 
 if TYPE_CHECKING:
@@ -101,8 +102,10 @@ class _Parts:
         self._length = 1
 
     def __iter__(self) -> Iterator[_Part]:
-        for index in range(self._start, len(self._batches.feeds)):
-            feed = self._batches.feeds[index]
+        feeds = self._batches.feeds
+        first = self._start
+        rest = feeds.starting(first) if isinstance(feeds, FileFeeds) else feeds[first:]
+        for index, feed in enumerate(rest, first):
             lengths = {len(array) if array.ndim else 0 for array in feed.values()}
             if not self._cuttable or len(lengths) != 1 or lengths <= {0, 1}:
                 yield _Part(index, ends=True, feed=feed)

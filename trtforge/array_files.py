@@ -1,4 +1,7 @@
-"""Reads NumPy files that nobody vouches for: no pickle, no more memory than the rows asked for."""
+"""Reads NumPy files that nobody vouches for: no pickle, no more memory than the rows asked for.
+
+NumPy itself is imported where it is used: commands that only look at recipes start without it.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from io import BytesIO
 from math import prod
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -18,6 +22,9 @@ from trtforge.quantities import format_bytes
 
 if TYPE_CHECKING:
     from trtforge.artifacts import Array
+
+_LONGEST_HEADER = 10_000
+"""As numpy's own limit."""
 
 
 @dataclass(frozen=True)
@@ -47,18 +54,73 @@ class ArrayFile:
         Raises:
             DataError: the array's data ends early.
         """
-        header = self.headers[name]
-        rows = min(rows, header.shape[0]) if header.shape else 1
+        with self.rows(name) as reader:
+            return reader.take(rows)
+
+    @contextmanager
+    def rows(self, name: str) -> Iterator[RowReader]:
+        """Open the array ``name`` for reading a few entries of its first axis at a time."""
         with _reading(self.path), _member(self.path, name) as stream:
             _read_header(stream)
-            if header.fortran and len(header.shape) > 1:
-                data = stream.read(prod(header.shape) * header.dtype.itemsize)
-                array = np.frombuffer(data, header.dtype).reshape(header.shape, order="F")[:rows]
-            else:
-                shape = (rows, *header.shape[1:]) if header.shape else ()
-                data = stream.read(prod(shape) * header.dtype.itemsize)
-                array = np.frombuffer(data, header.dtype).reshape(shape)
-        return array.astype(header.dtype.newbyteorder("="), order="C")
+            yield RowReader(self.path, self.headers[name], stream)
+
+
+class RowReader:
+    """Reads the entries of an array's first axis in order; only those asked for are in memory.
+
+    An array in Fortran order has its entries scattered, so that it is read whole.
+
+    Args:
+        path: The file, for messages.
+        header: Type and shape.
+        stream: Stands where the data begin.
+    """
+
+    def __init__(self, path: Path, header: Header, stream: IO[bytes]) -> None:
+        self._path = path
+        self._header = header
+        self._stream = stream
+        self._at = 0
+        self._whole: Array | None = None
+
+    def skip(self, count: int) -> None:
+        """Leave out the next ``count`` entries."""
+        self._at += count
+        if not self._scattered:
+            self._stream.seek(count * self._header.row_bytes, 1)
+
+    def take(self, count: int) -> Array:
+        """Return the next ``count`` entries, or as many as are left, in native byte order.
+
+        Raises:
+            DataError: the data end early.
+        """
+        shape = self._header.shape
+        first, self._at = self._at, self._at + count
+        if self._scattered:
+            if self._whole is None:
+                self._whole = self._read(shape[::-1]).transpose()
+            return self._whole[first : self._at].copy(order="C")
+        if not shape:
+            return self._read(())
+        return self._read((max(min(count, shape[0] - first), 0), *shape[1:]))
+
+    @property
+    def _scattered(self) -> bool:
+        return self._header.fortran and len(self._header.shape) > 1
+
+    def _read(self, shape: tuple[int, ...]) -> Array:
+        import numpy as np
+
+        array = np.empty(shape, self._header.dtype)
+        with _reading(self._path):
+            left = memoryview(array.reshape(-1).view(np.uint8) if array.size else b"")
+            while left:
+                got = self._stream.readinto(left)  # type: ignore[attr-defined]  # both kinds have it
+                if not got:
+                    raise EOFError("its data end early")
+                left = left[got:]
+        return array.astype(self._header.dtype.newbyteorder("="), copy=False)
 
 
 def open_arrays(path: Path) -> ArrayFile:
@@ -96,9 +158,15 @@ def _member(path: Path, name: str) -> Iterator[IO[bytes]]:
 
 
 def _read_header(stream: IO[bytes]) -> Header:
+
     version = npy.read_magic(stream)
-    read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
-    shape, fortran, dtype = read(stream)
+    old = version == (1, 0)
+    size = stream.read(2 if old else 4)
+    length = int.from_bytes(size, "little")
+    if length > _LONGEST_HEADER:  # numpy would read all of it first: a gigabyte from a small zip
+        raise ValueError(f"its header says that it is {format_bytes(length)} long")
+    read = npy.read_array_header_1_0 if old else npy.read_array_header_2_0
+    shape, fortran, dtype = read(BytesIO(size + stream.read(length)))
     return Header(shape, dtype, fortran)
 
 
