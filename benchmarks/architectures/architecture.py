@@ -62,7 +62,8 @@ class Architecture:
     opset: int | None = None
     """Operator set to export for; none: the exporter's own choice."""
     tolerance: float = 1e-4
-    """Largest difference to torch's outputs, relative to the largest value of the output."""
+    """Largest difference of an output, relative to its largest value. It is only larger than this
+    where float32 rounding alone makes such differences (torch in float32 beside float64)."""
 
     def sizes(self, which: Literal["min", "opt", "max"]) -> dict[str, int]:
         """Return the smallest, usual or largest sizes."""
@@ -73,7 +74,7 @@ class Architecture:
         torch.manual_seed(0)
         module = self.make().eval()
         with torch.no_grad():
-            _seem_trained(module, self.feeds("opt"))
+            _seem_trained(module, self.feeds("max"))
         return module
 
     def feeds(self, which: Literal["min", "opt", "max"]) -> dict[str, Tensor]:
