@@ -34,7 +34,7 @@ def test_a_kernel_that_writes_past_its_output_is_found(monkeypatch: pytest.Monke
 
     op = BiasGelu()
     inputs = make_inputs(op, [(2, 8), (8,)], "float32", np.random.default_rng(0))
-    too_many = Launch(grid=1, block=32, scalars=(17, 8))  # 16 elements, and one more
+    too_many = Launch(grid=3, block=256, scalars=(3, 8))  # two rows, and one more
     monkeypatch.setattr(BiasGelu, "launch", lambda *_: too_many)
     with pytest.raises(AssertionError, match="wrote outside its output"):
         launch_op(op, inputs, "float32")

@@ -33,49 +33,44 @@ __device__ __forceinline__ Pack<T, N> narrow(const float (&from)[N]) {
     return pack;
 }
 
-/** Load N elements: at once where `wide` says so, else the first `count`, and zeros. */
-template <int N, typename T>
-__device__ __forceinline__ Pack<T, N> load(const T* from, int count, bool wide) {
-    if (wide) return *reinterpret_cast<const Pack<T, N>*>(from);
-    Pack<T, N> pack;
-#pragma unroll
-    for (int i = 0; i < N; ++i) pack.at[i] = i < count ? from[i] : T(0.0f);
-    return pack;
-}
-
-/** Store bytes that nobody reads soon: they are the first to leave the cache. */
-template <typename T, int N>
-__device__ __forceinline__ void stream(T* to, const Pack<T, N>& pack) {
-    if constexpr (sizeof(pack) % 16 == 0) {
-#pragma unroll
-        for (int i = 0; i < int(sizeof(pack)) / 16; ++i)
-            __stcs(reinterpret_cast<uint4*>(to) + i, reinterpret_cast<const uint4*>(&pack)[i]);
-    } else if constexpr (sizeof(pack) == 8) {
-        __stcs(reinterpret_cast<uint2*>(to), reinterpret_cast<const uint2&>(pack));
+/** Load N elements: all at once where `Wide`, else the first `count`, and zeros.
+ *
+ * `Wide` is known to the compiler: a branch between the two would make it take packs to pieces.
+ */
+template <int N, bool Wide, typename T>
+__device__ __forceinline__ Pack<T, N> load(const T* from, int count) {
+    if constexpr (Wide) {
+        return *reinterpret_cast<const Pack<T, N>*>(from);
     } else {
-        *reinterpret_cast<Pack<T, N>*>(to) = pack;
+        Pack<T, N> pack;
+#pragma unroll
+        for (int i = 0; i < N; ++i) pack.at[i] = i < count ? from[i] : T(0.0f);
+        return pack;
     }
 }
 
-/** Store N elements: at once where `wide` says so, else the first `count`. */
-template <typename T, int N>
-__device__ __forceinline__ void store(T* to, const Pack<T, N>& pack, int count, bool wide) {
-    if (wide) return stream(to, pack);
+/** Store N elements: all at once where `Wide`, else the first `count`. */
+template <bool Wide, typename T, int N>
+__device__ __forceinline__ void store(T* to, const Pack<T, N>& pack, int count) {
+    if constexpr (Wide) {
+        *reinterpret_cast<Pack<T, N>*>(to) = pack;
+    } else {
 #pragma unroll
-    for (int i = 0; i < N; ++i)
-        if (i < count) to[i] = pack.at[i];
+        for (int i = 0; i < N; ++i)
+            if (i < count) to[i] = pack.at[i];
+    }
 }
 
 /** Read N elements as float32. */
-template <int N, typename T>
-__device__ __forceinline__ void read(const T* from, float (&to)[N], int count = N, bool wide = true) {
-    widen(load<N>(from, count, wide), to);
+template <bool Wide = true, int N, typename T>
+__device__ __forceinline__ void read(const T* from, float (&to)[N], int count = N) {
+    widen(load<N, Wide>(from, count), to);
 }
 
 /** Round N float32 values to T and write them. */
-template <int N, typename T>
-__device__ __forceinline__ void write(T* to, const float (&from)[N], int count = N, bool wide = true) {
-    store(to, narrow<T>(from), count, wide);
+template <bool Wide = true, int N, typename T>
+__device__ __forceinline__ void write(T* to, const float (&from)[N], int count = N) {
+    store<Wide>(to, narrow<T>(from), count);
 }
 
 /** The strip of this block in a matrix whose rows are cut into strips: `Items` packs of N a thread. */

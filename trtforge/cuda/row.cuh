@@ -19,8 +19,7 @@ template <int Lanes, typename Combine>
 __device__ __forceinline__ float across(float value, Combine combine) {
     constexpr int kWarp = Lanes < 32 ? Lanes : 32;
 #pragma unroll
-    for (int step = kWarp / 2; step > 0; step /= 2)
-        value = combine(value, __shfl_xor_sync(0xffffffffu, value, step));
+    for (int step = kWarp / 2; step > 0; step /= 2) value = combine(value, __shfl_xor_sync(0xffffffffu, value, step));
     if constexpr (Lanes > 32) {
         constexpr int kWarps = Lanes / 32;
         __shared__ float of_warp[kWarps];
@@ -29,8 +28,7 @@ __device__ __forceinline__ float across(float value, Combine combine) {
         __syncthreads();
         value = of_warp[threadIdx.x % kWarps];
 #pragma unroll
-        for (int step = kWarps / 2; step > 0; step /= 2)
-            value = combine(value, __shfl_xor_sync(0xffffffffu, value, step));
+        for (int step = kWarps / 2; step > 0; step /= 2) value = combine(value, __shfl_xor_sync(0xffffffffu, value, step));
     }
     return value;
 }
