@@ -15,10 +15,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from layer_dumps import HAVE_TENSORRT, build_dumps, fixed_batch
+from trtforge_plugins.engine_layers import parse_layers
+from trtforge_plugins.macs import heavy_nodes
 from trtforge_plugins.precision import half_range, magnitudes
 from trtforge_plugins.precision.cast import Cast
 from trtforge_plugins.precision.element_types import element_types
 from trtforge_plugins.precision.insert_qdq import InsertQDQ
+from trtforge_plugins.prove_precision import asked_types, prove
 
 from trtforge import Batches, CastTo, Context, Range, Ranges, Request, StepError
 from trtforge.reference import Reference
@@ -223,6 +227,26 @@ def test_a_weight_tells_what_it_loses_to_underflow():
     assert [(note.node, note.text) for note in ctx.notes] == [
         ("w", f"{told}; that is less than 0.1 % of its norm")
     ]
+
+
+@pytest.mark.skipif(
+    not HAVE_TENSORRT, reason="not run: no TensorRT-RTX here (pip install tensorrt-rtx)"
+)
+@pytest.mark.parametrize("name", ["rms-norm", "t5"])
+def test_tensorrt_runs_each_product_in_the_type_that_cast_gave_it(name):
+    text, x = FEEDS[name]
+    ctx = Context(ir.from_proto(fixed_batch(models.parse(HEADER + text), 8)), Path(), Request("m"))
+    ctx.put(Batches(({"x": x},), "test"))
+    Cast(measure=True).run(ctx)
+    heavy = heavy_nodes(ctx.model)
+    asked = asked_types([each.node for each in heavy], None, ctx.get(CastTo))
+    dumps = build_dumps({"m": (ir.to_proto(ctx.model), ("SM86",))})
+    proof = prove(heavy, parse_layers(dumps["m"]), asked)
+    assert proof.holds, (proof.deviations, proof.unknown)
+    types = {share.dtype: set(share.nodes) for share in proof.shares}
+    products = {each.node.name for each in heavy}
+    assert types["float16"] == products - set(kept(ctx))
+    assert types.get("float32", set()) == products & set(kept(ctx))
 
 
 # Magnitudes
