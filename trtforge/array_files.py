@@ -114,7 +114,8 @@ class RowReader:
 
         array = np.empty(shape, self._header.dtype)
         with _reading(self._path):
-            left = memoryview(array.reshape(-1).view(np.uint8) if array.size else b"")
+            flat: Any = array.reshape(-1).view(np.uint8) if array.size else b""
+            left = memoryview(flat)
             while left:
                 got = self._stream.readinto(left)  # type: ignore[attr-defined]  # both kinds have it
                 if not got:

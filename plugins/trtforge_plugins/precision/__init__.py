@@ -11,6 +11,9 @@ from trtforge_plugins.precision.insert_qdq import InsertQDQ
 from trtforge_plugins.precision.join_products import JoinProducts
 from trtforge_plugins.precision.load_data import LoadData
 from trtforge_plugins.precision.quantize_weights import QuantizeWeights
+from trtforge_plugins.precision.read_ranges import ReadRanges
+from trtforge_plugins.precision.smooth_quant import SmoothQuant
+from trtforge_plugins.precision.write_ranges import WriteRanges
 
 __all__ = [
     "CalibrateAverage",
@@ -24,4 +27,7 @@ __all__ = [
     "JoinProducts",
     "LoadData",
     "QuantizeWeights",
+    "ReadRanges",
+    "SmoothQuant",
+    "WriteRanges",
 ]
