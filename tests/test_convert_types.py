@@ -182,6 +182,8 @@ BUILT = {
     "cast-like": "g (float[4] x, int32[1] l) => (int32[4] y) { y = CastLike (x, l) }",
     "quantized-cast": "g (float[4] x) => (float[4] y) { q = Cast <to=17> (x) y = Cast <to=1> (q) }",
     "bit-cast": "g (int8[4] x) => (uint8[4] y) { y = BitCast <to=2> (x) }",
+    "bit-cast of floats": "g (float[4] x) => (int32[4] y) { y = BitCast <to=6> (x) }",
+    "bit-cast to floats": "g (int32[4] x) => (float[4] y) { y = BitCast <to=1> (x) }",
     "quantize": "g (float[4] x, float s, uint8 z) => (uint8[4] y) { y = QuantizeLinear (x, s, z) }",
     "dequantize": "g (uint8[4] x, float s) => (float[4] y) { y = DequantizeLinear (x, s) }",
     "dynamic-quantize": "g (float[4] x) => (uint8[4] y, float s, uint8 z) "
@@ -195,12 +197,37 @@ BUILT = {
 def test_tensorrt_builds_what_each_rule_makes() -> None:
     jobs = {}
     for name, body in BUILT.items():
-        opset = 26 if name == "bit-cast" else 21  # BitCast came with 26
+        opset = 26 if name.startswith("bit-cast") else 21  # BitCast came with 26
         proto, count, _ = convert(f'<ir_version: 10, opset_import: ["" : {opset}]> {body}')
         wide, more, _ = apply(WidenTypes(), onnx.shape_inference.infer_shapes(proto))
         assert count + more > 0, name
         jobs[name] = (ir.to_proto(wide), ("SM89",))
     assert set(build_dumps(jobs)) == set(BUILT)
+
+
+BITS = """<ir_version: 13, opset_import: ["" : 26]>
+g (float[n] x, int32[n] b) => (int32[n] bits, float[n] numbers)
+{ bits = BitCast <to = 6> (x)  numbers = BitCast <to = 1> (b) }"""
+EDGES = [0, 1, 0x7FFFFF, 0x800000, 0x800001, 0x3F7FFFFF, 0x3F800000, 0x7F7FFFFF, 0x7F800000]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(
+        st.one_of(st.integers(-(2**31), 2**31 - 1), st.sampled_from(EDGES)), min_size=1, max_size=50
+    )
+)
+def test_any_bits_of_float32_are_read_and_made(bits: list[int]) -> None:
+    bits = [*bits, *EDGES, *(each - 2**31 for each in EDGES)]
+    array = np.array(bits, np.int32)
+    after, count, _ = convert(BITS)
+    assert count == 2
+    numbers = array.view(np.float32)
+    found = evaluate(after, {"x": numbers, "b": array})
+    quiet = np.where(np.isnan(numbers), 0x7FC00000, array)
+    np.testing.assert_array_equal(found["bits"], quiet)
+    same = found["numbers"].view(np.int32) == array
+    assert (same | (np.isnan(numbers) & np.isnan(found["numbers"]))).all()
 
 
 def test_float8_of_ml_dtypes_has_the_sizes_of_the_grids() -> None:

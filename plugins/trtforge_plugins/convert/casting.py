@@ -9,6 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from trtforge_plugins.convert.builder import Builder
+from trtforge_plugins.convert.float_bits import bits_of_float, float_of_bits
 from trtforge_plugins.convert.number_types import GRIDS, INTEGERS, exact_cast
 from trtforge_plugins.convert.rule import Refusal, Rule
 
@@ -85,8 +86,8 @@ def _is_even(value: ir.Value) -> bool:
     )
 
 
-class SmallBitCast(Rule):
-    """Write a BitCast between 8-bit integers as arithmetic."""
+class BitCast(Rule):
+    """Write a BitCast between integers, or between float32 and int32, as arithmetic."""
 
     name: ClassVar[str] = "bit-cast"
     ops: ClassVar[tuple[str, ...]] = ("BitCast",)
@@ -94,7 +95,7 @@ class SmallBitCast(Rule):
     source: ClassVar[str] = "https://onnx.ai/onnx/operators/onnx__BitCast.html"
 
     def rewrite(self, node: ir.Node, build: Builder) -> Sequence[ir.Value | None] | Refusal | None:
-        """Cast where a Cast keeps the bits: between integers of one width, and from bool."""
+        """Cast where a Cast keeps the bits: between integers, from bool; else compute them."""
         source, target = node.inputs[0], node.outputs[0].dtype
         if source is None or source.dtype is None or target is None:
             return Refusal("its types are not known")
@@ -105,6 +106,10 @@ class SmallBitCast(Rule):
             return [self._wrapped(source, target, build)]
         if source.dtype == T.BOOL and target.bitwidth == 8 and target in INTEGERS:
             return [exact_cast(build, build.cast(source, T.INT32), target)]
+        if (source.dtype, target) == (T.FLOAT, T.INT32):
+            return [bits_of_float(build, source)]
+        if (source.dtype, target) == (T.INT32, T.FLOAT):
+            return [float_of_bits(build, source)]
         return Refusal(
             f"the bits of {source.dtype} as {target} are no arithmetic of TensorRT; only a custom "
             "op reads them"

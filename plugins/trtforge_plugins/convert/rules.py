@@ -10,7 +10,7 @@ from trtforge_plugins.convert.attention import WrittenAttention
 from trtforge_plugins.convert.axes import ReduceAxes, ReduceBool, SqueezeAxes
 from trtforge_plugins.convert.beyond import BeyondTensorRt
 from trtforge_plugins.convert.bits import BitShift, BitwiseLogic, BitwiseNot
-from trtforge_plugins.convert.casting import CastLikeByType, QuantizedCast, SmallBitCast
+from trtforge_plugins.convert.casting import BitCast, CastLikeByType, QuantizedCast
 from trtforge_plugins.convert.counting import Compress, OneHot, Range, Unique
 from trtforge_plugins.convert.dropout import TrainingDropout
 from trtforge_plugins.convert.feature_ops import (
@@ -68,7 +68,7 @@ def all_rules() -> tuple[Rule, ...]:
         # features of classic models
         *(Binarizer(), ArrayFeatureExtractor(), Scaler(), LinearRegressor(), TfIdfVectorizer()),
         # number types and quantization
-        *(CastLikeByType(), QuantizedCast(), SmallBitCast()),
+        *(CastLikeByType(), QuantizedCast(), BitCast()),
         *(Quantize(), Dequantize(), DynamicQuantize(), IntegerProduct()),
         # what none of them can help
         *(BeyondTensorRt(),),
