@@ -156,6 +156,15 @@ def test_a_repeated_stage_ends_when_nothing_changes(host, folder):
     assert done.report.final.nodes == 2
 
 
+def test_an_edit_that_found_nothing_to_do_waits_for_a_change(host, folder):
+    path = recipe(folder)
+    twice = "{name: a, repeat: 9, steps: [drop-one]}, {name: b, steps: [drop-one]}"
+    path.write_text(f"stages: [{twice}, {{name: c, steps: [measure-range, drop-one]}}]")
+    go(host, folder, path)
+    # Twice it drops one, then it finds none; so stage b need not look, and c looks anew.
+    assert LOG == [*["drop-one"] * 3, "measure-range", "drop-one", "compare-nothing"]
+
+
 def test_the_run_folder_holds_the_evidence(host, folder):
     done = go(host, folder, recipe(folder))
     names = {path.name for path in done.folder.iterdir()}

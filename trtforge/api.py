@@ -17,7 +17,7 @@ from trtforge.importing import as_onnx, empty_context, open_model
 from trtforge.options import bind
 from trtforge.recipe import Recipe
 from trtforge.recipe_reader import find, read
-from trtforge.runner import Observer, PlannedStep
+from trtforge.runner import Observer, PlannedStep, apply_stages
 from trtforge.session import Run, RunOptions, Session
 from trtforge.steps import Backend
 from trtforge.targets import read_target
@@ -173,11 +173,8 @@ def make_convertible(model: onnx.ModelProto, *, host: Host | None = None) -> onn
 
 def _convert(ctx: Context, host: Host) -> None:
     """Apply the recipe ``convert`` that ships."""
-    recipe = read(find("convert", host), host)
-    for stage in recipe.stages:
-        for _ in range(stage.repeat):
-            if not sum([host.run_step(step, ctx) for step in stage.steps]):
-                break
+    stages = read(find("convert", host), host).stages
+    apply_stages(stages, lambda _stage, step, _round: host.run_step(step, ctx))
 
 
 def _backend(host: Host) -> type[Backend]:

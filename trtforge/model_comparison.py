@@ -15,6 +15,7 @@ from trtforge.compare import compare
 from trtforge.context import Progress, Silent
 from trtforge.feeds import first
 from trtforge.frozen_inputs import without
+from trtforge.graph import node_count
 from trtforge.reference import Provider, Reference, TensorSpec
 
 if TYPE_CHECKING:
@@ -27,6 +28,12 @@ if TYPE_CHECKING:
 
 _MANY = 64
 """From this many samples on, laying out weights anew for speed pays for the time it takes."""
+_MANY_NODES = 2000
+"""From this many nodes on, ONNX Runtime's optimizer takes longer than a few samples without it."""
+
+
+def _has_many_nodes(model: str | os.PathLike[str] | ir.Model) -> bool:
+    return not isinstance(model, str | os.PathLike) and node_count(model) >= _MANY_NODES
 
 
 def compare_models(  # noqa: PLR0913  # two models, the data, and how to run them
@@ -58,7 +65,13 @@ def compare_models(  # noqa: PLR0913  # two models, the data, and how to run the
     """
     count = batches.samples if count is None else count
     expected, actual = (
-        Reference(model, provider=provider, prepack=count > _MANY) for model in (given, final)
+        Reference(
+            model,
+            provider=provider,
+            optimize=count > _MANY or not _has_many_nodes(model),
+            prepack=count > _MANY,
+        )
+        for model in (given, final)
     )
     dynamic = all(spec.shape and not isinstance(spec.shape[0], int) for spec in expected.inputs)
     feeds = _with_frozen(first(batches, count, cut=dynamic), expected, actual)

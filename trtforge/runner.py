@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -232,16 +232,10 @@ class Runner:
                     raise
 
     def _run_unit(self, unit: Unit, ctx: Context) -> int:
-        return sum([self._run_stage(stage, ctx) for stage in unit.stages])
+        def run(stage: Stage, step: Step, round_: int) -> int:
+            return self._run_step(stage.name, step, round_, ctx)
 
-    def _run_stage(self, stage: Stage, ctx: Context) -> int:
-        total = 0
-        for round_ in range(1, stage.repeat + 1):
-            changes = sum([self._run_step(stage.name, step, round_, ctx) for step in stage.steps])
-            total += changes
-            if not changes:
-                break
-        return total
+        return apply_stages(unit.stages, run)
 
     def _run_step(self, stage: str, step: Step, round_: int, ctx: Context) -> int:
         self._observer.step_started(stage, step.name)
@@ -275,6 +269,33 @@ class Runner:
         )
         self.records.append(record)
         self._observer.step_finished(record)
+
+
+def apply_stages(stages: Iterable[Stage], run: Callable[[Stage, Step, int], int]) -> int:
+    """Run stages, the repeated ones until a round changes nothing; return the number of changes.
+
+    A graph edit that found nothing to do is not run again before something has changed.
+
+    Args:
+        stages: What to run, in order.
+        run: Runs a step of a stage, given the number of the round from 1, and returns its changes.
+    """
+    total, done = 0, list[Step]()  # done: what found nothing to do in the model as it is now
+    for stage in stages:
+        for round_ in range(1, stage.repeat + 1):
+            before = total
+            for step in stage.steps:
+                if step in done:
+                    continue
+                changes = run(stage, step, round_)
+                total += changes
+                if changes or step.checkpoint or not step.cacheable:
+                    done.clear()
+                else:
+                    done.append(step)
+            if total == before:
+                break
+    return total
 
 
 def _planned(unit: Unit, *, cached: bool) -> list[PlannedStep]:
