@@ -41,6 +41,7 @@ from trtforge_plugins.convert.scatter import ScatterReduction
 from trtforge_plugins.convert.signal import Dft, Stft
 from trtforge_plugins.convert.slice_bounds import SliceBoundsInt64
 from trtforge_plugins.convert.slices import NameSliceAxes
+from trtforge_plugins.convert.stacked_key import StackedKey
 from trtforge_plugins.convert.suppression import NonMaxSuppression
 from trtforge_plugins.convert.tensor_scatter import ScatterIntoCache
 
@@ -49,7 +50,7 @@ def all_rules() -> tuple[Rule, ...]:
     """Return every rule."""
     return (
         # whole functions: before the rules for what they consist of
-        *(AffineGrid(), OwnBody(), WrittenAttention()),
+        *(AffineGrid(), OwnBody(), WrittenAttention(), StackedKey()),
         # normalization and recurrent networks
         *(LayerNormStatistics(), BatchNormPerElement(), BatchNormTraining()),
         *(NormalizeWithoutSpace(), RecurrentLayout(), CoupledGates(), BfloatGru()),
