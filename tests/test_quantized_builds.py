@@ -152,3 +152,19 @@ def test_it_builds_runs_in_the_type_and_stays_close(case: str):
     )
     (result,) = compare([before], [after])
     assert result.cosine > least
+
+
+def test_joined_projections_are_written_by_one_kernel():
+    """Queries, keys and values: three kernels write them, or one; attention writes its result
+    where the next product reads it, or another kernel moves it (docs/quantization.md)."""
+    feed = feed_of(models.parse(ATTENTION))
+    steps: dict[str, list[Pass]] = {
+        "plain": [InsertQDQ()],
+        "joined": [JoinProducts(), InsertQDQ(attention=True)],
+    }
+    contexts = {name: quantized(ATTENTION, chosen, feed) for name, chosen in steps.items()}
+    dumps = build_dumps(
+        {name: (ir.to_proto(ctx.model), ("SM89",)) for name, ctx in contexts.items()}
+    )
+    layers = {name: parse_layers(dump).layers for name, dump in dumps.items()}
+    assert len(layers["joined"]) == len(layers["plain"]) - 3
