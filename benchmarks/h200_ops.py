@@ -20,8 +20,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.nn import functional
 import trtforge_ops as ops
+from torch.nn import functional
 from triton.testing import do_bench
 
 from trtforge import CustomOp, Tactic
@@ -192,8 +192,11 @@ class Launcher:
         target = read_target("".join(map(str, torch.cuda.get_device_capability())))
         kernel = compile_kernel(op, dtype, target, tactic=tactic)
         self.module = load_module(kernel.cubin)
-        self.outputs = [torch.empty(shape, dtype=TORCH[port.type_for(dtype)], device="cuda")
-                        for shape, port in zip(results, op.output_ports(), strict=True)]  # fmt: skip
+        kinds = [TORCH[port.type_for(dtype)] for port in op.output_ports()]
+        self.outputs = [
+            torch.empty(shape, dtype=kind, device="cuda")
+            for shape, kind in zip(results, kinds, strict=True)
+        ]
         size = op.workspace(shapes, results)
         self.scratch = torch.empty(max(size, 1), dtype=torch.uint8, device="cuda")
         self.calls = []
@@ -204,8 +207,10 @@ class Launcher:
             scalars = [np.int32(value) for value in launch.scalars]
             outs = [np.uint64(t.data_ptr()) for t in self.outputs]
             work = [np.uint64(self.scratch.data_ptr())] if size else []
-            self.calls.append((function, (launch.grid,), (launch.block,),
-                               (*pointers, *scalars, *outs, *work), launch.shared_bytes))  # fmt: skip
+            arguments = (*pointers, *scalars, *outs, *work)
+            self.calls.append(
+                (function, (launch.grid,), (launch.block,), arguments, launch.shared_bytes)
+            )
 
     def __call__(self) -> None:
         """Launch all kernels of the op."""
