@@ -9,8 +9,8 @@ the comparison at the end (``--no-compare``; the other tools compare nothing eit
 to), ``trtforge-compare`` is the default, which runs both models under ONNX Runtime. Both write the
 report and the step cache, each time into an empty one.
 
-The graphs have 1 to 50 thousand nodes (:mod:`noisy_graphs`), one has 3 GB of weights
-(:mod:`large_model`). A tool that takes longer than ``--limit`` seconds is stopped and not tried on
+The graphs have 1 to 50 thousand nodes (``tests/noisy_graphs.py``), one has 3 GB of weights
+(``large_model.py``). A tool that takes longer than ``--limit`` seconds is stopped and not tried on
 larger graphs of that kind. What each tool wrote in the first round is run beside the given model
 under ONNX Runtime; ``difference`` is the largest one, relative to the largest output.
 
@@ -38,6 +38,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
+NOISY = HERE.parent / "tests" / "noisy_graphs.py"
 OURS = ("trtforge", "trtforge-compare")
 TOOLS = (*OURS, "onnxsim", "onnxslim")
 NODES = (1_000, 5_000, 20_000, 50_000)
@@ -181,10 +182,10 @@ def make(case: str, folder: Path) -> Path:
     if case == LARGE:
         words = ["-c", MAKE_LARGE, str(HERE), str(place), str(3 * 10**9)]
     elif case == START:
-        words = [str(HERE / "noisy_graphs.py"), "start", "1", str(path)]
+        words = [str(NOISY), "start", "1", str(path)]
     else:
         kind, _, nodes = case.partition(" ")
-        words = [str(HERE / "noisy_graphs.py"), kind, nodes, str(path)]
+        words = [str(NOISY), kind, nodes, str(path)]
     subprocess.run([sys.executable, *words], check=True)
     return path
 

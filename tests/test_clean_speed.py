@@ -1,17 +1,20 @@
-"""Every clean-up pass takes time linear in the nodes, or nearly.
+"""Every clean-up pass, and the recipe ``convert``, take time linear in the nodes, or nearly.
 
 Four times the nodes may take nine times the processor time: n log n is below five, noise and caches
-add to it, and a quadratic pass would need sixteen.
+add to it, and a quadratic pass would need sixteen. The whole recipe may take six times as long:
+what does not depend on the nodes, and the linear passes, leave no room for a quadratic one.
 """
 
 import gc
 import time
+from collections.abc import Callable
 from functools import partial
 from itertools import pairwise
 
 import numpy as np
 import onnx
 import pytest
+from noisy_graphs import cnn, transformer
 from onnx import TensorProto, helper, numpy_helper
 from trtforge_plugins.clean import (
     DedupeWeights,
@@ -27,11 +30,13 @@ from trtforge_plugins.clean import (
     UpgradeOpset,
 )
 
-from trtforge import Pass
+from trtforge import Pass, make_convertible
+from trtforge.host import Host
 from trtforge.testing import apply
 
 SMALL, LARGE = 4_000, 16_000  # nodes
 GROWTH = 9.0
+RECIPE_GROWTH = 6.0
 TOO_QUICK = 0.3  # seconds; below that, noise decides
 
 
@@ -144,11 +149,15 @@ CASES = {
 
 def processor_time(step: Pass, before: onnx.ModelProto) -> float:
     """Seconds that the pass computes; the garbage of earlier tests is not its fault."""
+    return processor_time_of(partial(apply, step, before))
+
+
+def processor_time_of(work: Callable[[], object]) -> float:
     gc.collect()
     gc.disable()
     try:
         start = time.process_time()
-        apply(step, before)
+        work()
         return time.process_time() - start
     finally:
         gc.enable()
@@ -165,3 +174,16 @@ def test_time_grows_with_the_nodes(what: str) -> None:
         assert changes >= share * count, notes[:3]
         seconds[count] = min(processor_time(step, before) for _ in range(2))
     assert seconds[LARGE] < max(TOO_QUICK, GROWTH * seconds[SMALL]), seconds
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("build", [transformer, cnn])
+def test_time_of_the_recipe_grows_with_the_nodes(build: Callable[[int], onnx.ModelProto]) -> None:
+    host, seconds = Host(), {}
+    for count in (1_500, 6_000):
+        before = build(count)
+        after = make_convertible(before, host=host)
+        assert len(after.graph.node) < 0.6 * len(before.graph.node)
+        work = partial(make_convertible, before, host=host)
+        seconds[count] = min(processor_time_of(work) for _ in range(3))
+    assert seconds[6_000] < RECIPE_GROWTH * seconds[1_500], seconds

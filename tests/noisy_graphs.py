@@ -1,6 +1,6 @@
-"""Graphs as exporters leave them, of any number of nodes; ``pipeline_speed.py`` simplifies them.
+"""Graphs as exporters leave them, of any number of nodes; tests and benchmarks simplify them.
 
-    python benchmarks/noisy_graphs.py transformer 5000 model.onnx
+    python tests/noisy_graphs.py transformer 5000 model.onnx
 
 ``transformer``: attention blocks with a dynamic batch; shapes are read by chains of Shape, Gather,
 Unsqueeze and Concat, once for each of query, key and value; constants are nodes, weights pass
