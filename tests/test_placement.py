@@ -7,7 +7,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from trtforge_plugins.precision import placement
 from trtforge_plugins.precision.insert_qdq import InsertQDQ
@@ -146,6 +146,7 @@ MOVES = ["Transpose <perm=[0,2,1]> ({})", "Reshape ({}, flat)", "Reshape ({}, cu
          "Transpose <perm=[1,0,2]> ({})"]  # fmt: skip
 
 
+@settings(deadline=None)  # the machine may be busy
 @given(st.lists(st.sampled_from(MOVES), max_size=4), st.integers(0, 3), st.booleans())
 def test_a_pair_before_the_moves_gives_the_same_bits(
     moves: list[str], seed: int, read_in_float: bool
@@ -181,6 +182,7 @@ def test_a_pair_before_the_moves_gives_the_same_bits(
 # join-products
 
 
+@settings(deadline=None)  # the machine may be busy
 @given(st.lists(st.integers(1, 5), min_size=1, max_size=4), st.integers(0, 9))
 def test_joined_products_compute_the_same(columns: list[int], seed: int):
     outputs = ", ".join(f"float[3,{n}] y{i}" for i, n in enumerate(columns))
@@ -200,6 +202,7 @@ def test_joined_products_compute_the_same(columns: list[int], seed: int):
 
 
 @pytest.mark.parametrize("dtype", ["int4", "float4e2m1"])
+@settings(deadline=None)  # the machine may be busy
 @given(seed=st.integers(0, 99), axis=st.sampled_from([0, 1]), block=st.sampled_from([16, 32]))
 def test_blocks_are_within_half_a_step(dtype: str, seed: int, axis: int, block: int):
     weight = np.random.default_rng(seed).standard_normal((64, 32)).astype(np.float32)
