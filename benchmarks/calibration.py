@@ -116,7 +116,7 @@ def plain(folder: Path, data: Arrays, size: int, out: Path) -> None:
         session.run(None, feed)
 
 
-def ours(calibrator: str, folder: Path, data: Arrays, size: int, out: Path) -> None:
+def ours(calibrator: str, folder: Path, data: Arrays, size: int, out: Path, **options: Any) -> None:
     """Run the steps of trtforge that quantize; the data is read from its file."""
     from trtforge_plugins import precision
 
@@ -125,7 +125,7 @@ def ours(calibrator: str, folder: Path, data: Arrays, size: int, out: Path) -> N
     del data
     ctx = Context(model_file.load(folder / "model.onnx"), folder, Request("m"))
     precision.LoadData(path=folder / "calibration.npz", batch=size).run(ctx)
-    getattr(precision, calibrator)(provider="cpu").run(ctx)
+    getattr(precision, calibrator)(provider="cpu", **options).run(ctx)
     precision.InsertQDQ().run(ctx)
     model_file.save(ctx.model, out)
 
@@ -179,6 +179,7 @@ def modelopt(method: str, folder: Path, data: Arrays, size: int, out: Path) -> N
 TOOLS: dict[str, Callable[[Path, Arrays, int, Path], None]] = {
     "plain": plain,
     "trtforge max": partial(ours, "CalibrateMax"),
+    "trtforge max, no histogram": partial(ours, "CalibrateMax", histogram=False),
     "trtforge percentile": partial(ours, "CalibratePercentile"),
     "trtforge entropy": partial(ours, "CalibrateEntropy"),
     "trtforge mse": partial(ours, "CalibrateMse"),

@@ -204,6 +204,14 @@ def test_calibrators_share_one_pass_over_the_data(monkeypatch):
     assert len(runs) == 3
 
 
+def test_max_can_do_without_histograms():
+    whole, quick = context(noise(3)), context(noise(3))
+    CalibrateMax().run(whole)
+    CalibrateMax(histogram=False).run(quick)
+    assert quick.get(Ranges) == whole.get(Ranges)
+    assert quick.find(Statistics) is None  # nobody shall take them for distributions
+
+
 def test_a_batch_in_parts_gives_the_same_statistics(monkeypatch):
     whole = context(noise(2, batch=9))
     CollectStatistics().run(whole)

@@ -73,6 +73,8 @@ def test_the_largest_magnitude_lies_in_the_upper_half_of_the_bins(parts):
         ((2, 9, 9), 1, (0, 2)),  # as many channels as values in each
         ((70_000, 2), -1, (0,)),
         ((6, 1, 1), 1, (0, 2)),
+        ((3, 5, 7, 7), 1, (0, 2, 3)),
+        ((700, 5, 11, 11), 1, (0, 2, 3)),
     ],
 )
 def test_channels_are_found_on_each_axis(shape, axis, others):
@@ -130,6 +132,18 @@ def test_a_state_goes_on_where_it_was():
         np.testing.assert_array_equal(getattr(resumed, name), getattr(whole, name))
 
 
+def test_without_a_histogram_the_extremes_are_the_same():
+    values = np.random.default_rng(0).standard_normal((3, 5, 20, 20), dtype=np.float32)
+    short, whole, buffers = Tally(1, histogram=False), Tally(1), Buffers()
+    for tally in (short, whole):
+        tally.add(values, buffers.of(values))
+        tally.end_batch(share=True)
+    seen, expected = short.statistics(), whole.statistics()
+    assert (seen.low, seen.high, seen.count) == (expected.low, expected.high, expected.count)
+    np.testing.assert_array_equal(seen.channel_amax, expected.channel_amax)
+    assert not seen.counts.any()
+
+
 class OnGpu(np.ndarray):
     """Stands in for CuPy's arrays, which have ``get`` and must not meet NumPy's unasked."""
 
@@ -139,7 +153,7 @@ class OnGpu(np.ndarray):
 
 def test_arrays_of_a_gpu_are_counted_there(monkeypatch):
     """The same code runs with CuPy's functions; here NumPy's, that return arrays with ``get``."""
-    names = ("multiply", "equal", "floor", "dot", "copyto", "count_nonzero", "maximum")
+    names = ("arange", "multiply", "equal", "floor", "dot", "copyto", "count_nonzero", "maximum")
     module = {name: getattr(np, name) for name in names}
 
     def made(function):

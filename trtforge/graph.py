@@ -142,10 +142,10 @@ def unique_name(graph: ir.Graph, name: str) -> str:
 
 def _value_names(graph: ir.Graph) -> set[str | None]:
     names: set[str | None] = {value.name for value in graph.inputs} | set(graph.initializers)
-    names.update(output.name for node in graph.all_nodes() for output in node.outputs)
-    for subgraph in graph.subgraphs():
-        names.update(value.name for value in subgraph.inputs)
-        names.update(subgraph.initializers)
+    for node in graph:
+        names.update(output.name for output in node.outputs)
+        for body in bodies(node):
+            names |= _value_names(body)
     return names
 
 

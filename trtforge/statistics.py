@@ -62,8 +62,8 @@ class TensorStatistics(Artifact):
         """
         if len(self.growth) < 2:
             return None
-        before = self.growth[len(self.growth) * 3 // 4 - 1]
-        return bool(min(self.growth[-1], limit) <= _GREW * min(before, limit))
+        before = float(self.growth[len(self.growth) * 3 // 4 - 1])
+        return min(float(self.growth[-1]), limit) <= _GREW * min(before, limit)
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -47,37 +47,50 @@ class CollectStatistics(Step):
             StepError: there is nothing to quantize or no data, the model does not run on the
                 data, or a tensor holds NaN or Inf.
         """
-        ctx.put(collect(ctx.model, ctx.get(Batches), ctx, self.provider))
+        ctx.put(collect(ctx, self.provider))
         return 0
 
 
-def statistics_for(
-    model: ir.Model, batches: Batches, ctx: Context, provider: Provider
-) -> Statistics:
-    """Return the statistics that an earlier step gave, where they hold, else collect them."""
+def known_statistics(model: ir.Model, batches: Batches, ctx: Context) -> Statistics | None:
+    """Return the statistics that an earlier step gave, where they hold for model and data."""
     found = ctx.find(Statistics)
-    if found is not None and _holds(found, model, batches):
-        return found
-    return collect(model, batches, ctx, provider)
+    return found if found is not None and _holds(found, model, batches) else None
 
 
-def collect(model: ir.Model, batches: Batches, ctx: Context, provider: Provider) -> Statistics:
-    """Run ``model`` on all ``batches`` and return what each tensor to quantize held.
+def collect(ctx: Context, provider: Provider, *, histogram: bool = True) -> Statistics:
+    """Run the context's model on all its data and return what each tensor to quantize held.
+
+    Without a histogram, which is quicker, only extremes, averages, channels and growth are
+    measured; the other fields are 0.
 
     Raises:
         StepError: there is nothing to quantize, no value, or a tensor holds NaN or Inf.
     """
+    model, batches = ctx.model, ctx.get(Batches)
     tensors, axes = taps(model)
     if not tensors:
         raise StepError(
             "the model has no node that could be quantized",
             remedy="insert-qdq quantizes Conv, Gemm and MatMul with constant weights",
         )
-    tallies = {str(value.name): Tally(axes[value]) for value in tensors}
-    state = CalibrationState(ctx, lambda: _key(model, batches))
-    start, count = state.load(tallies), len(batches.feeds)
-    buffers = Buffers()
-    for seen in observe(model, tensors, batches, provider=provider, start=start):
+    tallies = {str(value.name): Tally(axes[value], histogram=histogram) for value in tensors}
+    state = CalibrationState(ctx, lambda: f"{_key(model, batches)} {histogram}")
+    start = state.load(tallies)
+    _run(ctx, tallies, observe(model, tensors, batches, provider=provider, start=start), state)
+    state.forget()
+    found = {name: tally.statistics() for name, tally in tallies.items()}
+    known = {name: each for name, each in found.items() if each is not None}
+    if not known:
+        raise StepError(f"{batches.source} holds no values to calibrate with")
+    return Statistics(known, batches.samples, batches.source, batches.real, model_digest(model))
+
+
+def _run(
+    ctx: Context, tallies: Mapping[str, Tally], parts: Iterator[Seen], state: CalibrationState
+) -> None:
+    batches = ctx.get(Batches)
+    buffers, count = Buffers(), len(batches.feeds)
+    for seen in parts:
         ctx.progress.update("calibrating", seen.batch, count)
         _look(seen, tallies, buffers, batches.source)
         if seen.ends:
@@ -87,12 +100,6 @@ def collect(model: ir.Model, batches: Batches, ctx: Context, provider: Provider)
                 tally.end_batch(share=share)
             state.save(tallies, done)
     ctx.progress.update("calibrating", count, count)
-    state.forget()
-    found = {name: tally.statistics() for name, tally in tallies.items()}
-    known = {name: each for name, each in found.items() if each is not None}
-    if not known:
-        raise StepError(f"{batches.source} holds no values to calibrate with")
-    return Statistics(known, batches.samples, batches.source, batches.real, model_digest(model))
 
 
 def taps(model: ir.Model) -> tuple[dict[ir.Value, ir.DataType], dict[ir.Value, int]]:

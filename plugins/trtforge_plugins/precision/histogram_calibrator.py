@@ -11,7 +11,7 @@ import onnx_ir as ir
 
 from trtforge import Batches, Calibrator, Context, Range, Ranges, Statistics, TensorStatistics
 from trtforge.reference import Provider
-from trtforge_plugins.precision.collect_statistics import statistics_for
+from trtforge_plugins.precision.collect_statistics import collect, known_statistics
 from trtforge_plugins.precision.convergence import tell_convergence
 from trtforge_plugins.precision.magnitude_histogram import LEVELS, expected_error, without_zeros
 
@@ -27,6 +27,11 @@ class HistogramCalibrator(Calibrator):
     provider: Provider = "auto"
     """Where ONNX Runtime runs: `cpu`, `cuda`, or `auto`: CUDA where it works."""
 
+    @property
+    def needs_histogram(self) -> bool:
+        """Whether the extremes do not suffice; the statistics are given to later steps then."""
+        return True
+
     @abstractmethod
     def choose(self, seen: TensorStatistics) -> Range:
         """Return the range of one tensor that is not all zeros; it lies within what was seen."""
@@ -34,12 +39,17 @@ class HistogramCalibrator(Calibrator):
     def calibrate(self, model: ir.Model, batches: Batches, ctx: Context) -> Ranges:
         """Return the ranges over all batches, and give the statistics they were chosen from.
 
+        Statistics of an earlier step are used where they are of this model and data.
+
         Raises:
             StepError: there is nothing to quantize or no data, the model does not run on the
                 data, or a tensor holds NaN or Inf.
         """
-        statistics = statistics_for(model, batches, ctx, self.provider)
-        ctx.put(statistics)
+        statistics = known_statistics(model, batches, ctx)
+        if statistics is None:
+            statistics = collect(ctx, self.provider, histogram=self.needs_histogram)
+        if self.needs_histogram:
+            ctx.put(statistics)
         ranges = {name: self._range(seen) for name, seen in statistics.by_tensor.items()}
         tell_convergence(statistics, ranges, ctx)
         method = self.name.removeprefix("calibrate-")

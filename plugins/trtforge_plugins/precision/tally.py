@@ -23,9 +23,14 @@ BINS = 4096
 """Bins on each side of zero; the largest magnitude lies in the upper half of them."""
 _SMALLEST = -100
 """Exponent under which bins are not made finer: scaling stays within float32."""
-_ON_CPU = 2**16
+_ON_CPU = 2**17
 """Values looked at at once: they and their bins stay in a core's cache."""
+_COPIES = 2
+"""Histograms that neighbouring values go to in turn: equal ones, as zeros, need not wait for one
+another's increment to be stored. All bins together are numbered in int16."""
 _ON_GPU = 2**24
+_FEW = 128
+"""Values of a channel, in one sample, over which no loop of their own is worth while."""
 _NONE: Array = np.zeros(0, np.float32)
 
 
@@ -46,6 +51,8 @@ class Scratch:
         self.scaled = arrays.empty(self.size, np.float32)
         self.bins = arrays.empty(self.size, np.int16)
         self.flags = arrays.empty(self.size, bool)
+        turn = arrays.arange(self.size) % _COPIES
+        self.first_bins = (turn * 2 * BINS + BINS).astype(np.int16)
 
 
 class Buffers:
@@ -91,10 +98,12 @@ class Tally:
 
     Args:
         axis: Axis of the channels: not negative, or -1 for the last.
+        histogram: Whether more than the extremes is wanted.
     """
 
-    def __init__(self, axis: int) -> None:
+    def __init__(self, axis: int, *, histogram: bool = True) -> None:
         self.axis = axis
+        self._histogram = histogram
         self.totals = Totals()
         self.counts: Array = np.zeros(2 * BINS, np.int64)
         self.channels: Array | None = None
@@ -114,18 +123,19 @@ class Tally:
         """
         if not array.size:
             return
-        rows, channels = _rows(scratch.arrays.ascontiguousarray(array), self.axis)
-        over = 1 if channels else 0  # the axis that stays when extremes are taken
-        peaks = scratch.arrays.zeros(rows.shape[over], np.float32)
-        for block, part in _blocks(rows, scratch.size):
+        xp = scratch.arrays
+        matrix = _Matrix(xp.ascontiguousarray(array), self.axis)
+        over = 1 if matrix.columns_are_channels else 0  # the axis that stays
+        peaks = xp.zeros(matrix.rows.shape[over], np.float32)
+        for block, part in _blocks(matrix.rows, scratch.size):
             highest, lowest = block.max(axis=1 - over), block.min(axis=1 - over)
-            peak = scratch.arrays.maximum(highest, -lowest)
-            peaks[part[over]] = scratch.arrays.maximum(peaks[part[over]], peak)
+            peak = xp.maximum(highest, -lowest)
+            peaks[part[over]] = xp.maximum(peaks[part[over]], peak)
             self._extend(float(lowest.min()), float(highest.max()))
-            self._count(block, scratch)
-        if not channels:
-            peaks = peaks.reshape(-1, array.shape[self.axis]).max(axis=0)
-        self._merge_channels(_on_cpu(peaks))
+            if self._histogram:
+                self._count(block, scratch)
+        self.totals.count += array.size
+        self._merge_channels(_on_cpu(matrix.by_channel(peaks)))
 
     def end_batch(self, *, share: bool) -> None:
         """Note the extremes of the batch that ended, and of a share of the data that ended."""
@@ -199,15 +209,15 @@ class Tally:
         flat = block.reshape(-1)
         width = 2.0**seen.exponent / BINS
         xp.multiply(flat, np.float32(1 / width), out=scaled, dtype=np.float32)
-        seen.count += size
         seen.total += float(scaled.sum()) * width
         seen.squares += float(xp.dot(scaled, scaled)) * width**2
         xp.equal(flat, 0, out=flags)
         seen.zeros += int(xp.count_nonzero(flags))
         xp.floor(scaled, out=scaled)
         xp.copyto(bins, scaled, casting="unsafe")
-        bins += BINS
-        self.counts += _on_cpu(xp.bincount(bins, minlength=2 * BINS))
+        bins += scratch.first_bins[:size]
+        counted = xp.bincount(bins, minlength=_COPIES * 2 * BINS)
+        self.counts += _on_cpu(counted.reshape(_COPIES, 2 * BINS).sum(axis=0))
 
     def _merge_channels(self, peaks: Array) -> None:
         if self.channels is None:
@@ -218,19 +228,29 @@ class Tally:
             self.channels = _NONE
 
 
-def _rows(array: Array, axis: int) -> tuple[Array, bool]:
-    """Return the array as a matrix, and whether its columns are the channels.
+class _Matrix:
+    """A tensor as a matrix that NumPy reduces quickly: whose reduced axis is long or contiguous.
 
-    That is where nothing comes after their axis. Elsewhere each row is one channel of one sample.
+    Its columns are channels, or the values of channels that have few each; else each row is one
+    channel of one sample.
     """
-    if not -array.ndim <= axis < array.ndim:
-        return array.reshape(-1, 1), True
-    after = math.prod(array.shape[axis % array.ndim + 1 :])
-    return (
-        (array.reshape(-1, array.shape[axis]), True)
-        if after == 1
-        else (array.reshape(-1, after), False)
-    )
+
+    def __init__(self, array: Array, axis: int) -> None:
+        if not -array.ndim <= axis < array.ndim:
+            array, axis = array.reshape(-1, 1), 1
+        self._channels = array.shape[axis]
+        self._after = math.prod(array.shape[axis % array.ndim + 1 :])
+        self.columns_are_channels = self._after < _FEW
+        columns = self._channels * self._after if self.columns_are_channels else self._after
+        self.rows: Array = array.reshape(-1, columns)
+
+    def by_channel(self, peaks: Array) -> Array:
+        """Return the largest of each channel, of the largest of each column or row."""
+        if self.columns_are_channels:
+            largest: Array = peaks.reshape(self._channels, self._after).max(axis=1)
+        else:
+            largest = peaks.reshape(-1, self._channels).max(axis=0)
+        return largest
 
 
 def _blocks(rows: Array, size: int) -> Iterator[tuple[Array, tuple[slice, slice]]]:
