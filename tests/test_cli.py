@@ -111,7 +111,7 @@ def test_show_a_step():
     text = done("show", "insert-qdq").out
     assert text.startswith("insert-qdq  (plugin 'trtforge-plugins' of trtforge")
     assert "needs: Ranges" in text
-    assert 'dtype: int8 | float8e4m3fn = "int8"' in text
+    assert 'dtype: int8 | float8e4m3fn | float4e2m1 = "int8"' in text
     facts = done("show", "insert-qdq", "--json").json
     assert facts["gives"] == ["Quantized"]
     assert facts["options"]["dtype"]["default"] == "int8"

@@ -28,11 +28,13 @@ cli.app
 cli
 """
 INTERFACE = {
-    "trtforge", "trtforge.array_files", "trtforge.artifacts", "trtforge.compare", "trtforge.diagnosis", "trtforge.errors",
-    "trtforge.feeds", "trtforge.file_feeds", "trtforge.frozen_inputs", "trtforge.graph", "trtforge.hooks", "trtforge.host", "trtforge.io_adapter",
-    "trtforge.model_comparison", "trtforge.model_file", "trtforge.op_function", "trtforge.options",
-    "trtforge.quantities", "trtforge.reference", "trtforge.targets", "trtforge.testing",
-    "trtforge.weights", "trtforge.worker", "trtforge.kernel_source", "trtforge.kernels", "trtforge.op_testing",
+    "trtforge", "trtforge.array_files", "trtforge.artifacts", "trtforge.compare",
+    "trtforge.diagnosis", "trtforge.errors", "trtforge.feeds", "trtforge.file_feeds",
+    "trtforge.frozen_inputs", "trtforge.graph", "trtforge.hooks", "trtforge.host",
+    "trtforge.io_adapter", "trtforge.kernel_source", "trtforge.kernels",
+    "trtforge.model_comparison", "trtforge.model_file", "trtforge.op_function",
+    "trtforge.op_testing", "trtforge.options", "trtforge.quantities", "trtforge.reference",
+    "trtforge.targets", "trtforge.testing", "trtforge.weights", "trtforge.worker",
 }  # fmt: skip
 """What plugins may import; docs/design.md lists it."""
 

@@ -162,7 +162,7 @@ def test_an_edit_that_found_nothing_to_do_waits_for_a_change(host, folder):
     path.write_text(f"stages: [{twice}, {{name: c, steps: [measure-range, drop-one]}}]")
     go(host, folder, path)
     # Twice it drops one, then it finds none; so stage b need not look, and c looks anew.
-    assert LOG == [*["drop-one"] * 3, "measure-range", "drop-one", "compare-nothing"]
+    assert [*["drop-one"] * 3, "measure-range", "drop-one", "compare-nothing"] == LOG
 
 
 def test_the_run_folder_holds_the_evidence(host, folder):

@@ -78,9 +78,7 @@ def is_product_of_activations(node: ir.Node | None) -> bool:
     """Whether both operands of the matrix product ``node`` are computed at run time."""
     if node is None or not is_op(node, "MatMul"):
         return is_op(node, "Attention")
-    return all(
-        value is not None and constant(value) is None for value in node.inputs
-    )
+    return all(value is not None and constant(value) is None for value in node.inputs)
 
 
 def _readers(value: ir.Value) -> Iterator[Slot]:

@@ -51,7 +51,8 @@ def expected_error(counts: Array, width: float, amaxes: Array, power: float = 2.
     share = counts[: used[-1] + 1] / counts.sum()
     limits = np.asarray(amaxes) / width
     errors = [np.dot(share, np.diff(_error_below(edges, limit, power + 1))) for limit in limits]
-    return np.array(errors) * counts.sum() * width**power
+    scaled: Array = np.array(errors) * (float(counts.sum()) * width**power)
+    return scaled
 
 
 def _error_below(edges: Array, amax: float, q: float) -> Array:
