@@ -16,7 +16,17 @@ from trtforge_plugins.precision.placement import Wanted, place, points_to_measur
 from trtforge_plugins.precision.quantize_weights import QuantizeWeights
 from trtforge_plugins.precision.quantized_weights import FORMATS, block_scales, quantize_blocks
 
-from trtforge import Context, HighPrecision, Pass, Quantized, Range, Ranges, Request, StepError
+from trtforge import (
+    Context,
+    HighPrecision,
+    Pass,
+    Quantized,
+    Range,
+    Ranges,
+    Request,
+    RequestError,
+    StepError,
+)
 from trtforge.targets import read_target
 from trtforge.testing import check_pass, run_model
 
@@ -94,7 +104,7 @@ def test_softmax_needs_no_measured_range():
 )
 def test_a_target_that_lacks_the_type_is_refused_before_the_build(step: Pass, target: str):
     ctx = context(models.MLP.replace('"" : 21', '"" : 23'), target, "sm_120")
-    with pytest.raises(StepError, match=f"{target} cannot compute in {step.dtype}") as caught:
+    with pytest.raises(RequestError, match=f"{target} cannot compute in {step.dtype}") as caught:
         step.run(ctx)
     assert caught.value.remedy.startswith("build for sm_120 alone")
 

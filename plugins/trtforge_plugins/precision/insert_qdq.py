@@ -9,7 +9,16 @@ from typing import Literal
 
 import onnx_ir as ir
 
-from trtforge import Context, HighPrecision, Pass, Quantized, Ranges, StepError, Target
+from trtforge import (
+    Context,
+    HighPrecision,
+    Pass,
+    Quantized,
+    Ranges,
+    RequestError,
+    StepError,
+    Target,
+)
 from trtforge.graph import label, opset
 from trtforge_plugins.precision.nvfp4_writer import NVFP4Writer
 from trtforge_plugins.precision.placement import Placement, Point, Wanted, place
@@ -78,7 +87,8 @@ def refuse_unfit(step: str, dtype: str, model: ir.Model, targets: Iterable[Targe
     """Refuse a type that the model's opset or one of the targets lacks.
 
     Raises:
-        StepError: it names the opset or the targets.
+        StepError: the opset is too old.
+        RequestError: it names the targets.
     """
     needed = FORMATS[dtype].opset
     if opset(model) < needed:
@@ -89,7 +99,7 @@ def refuse_unfit(step: str, dtype: str, model: ir.Model, targets: Iterable[Targe
     lacking = [target for target in targets if dtype not in target.dtypes]
     if lacking:
         able = ", ".join(target.name for target in targets if target not in lacking)
-        raise StepError(
+        raise RequestError(
             f"{', '.join(str(target) for target in lacking)} cannot compute in {dtype}",
             remedy=f"build for {able} alone, or choose another dtype"
             if able
