@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pytest
 from trtforge_ops import BiasGelu
 
-from trtforge import Launch
+from trtforge import CustomOp, Launch
 from trtforge.op_testing import check_op, launch_op, make_inputs
 
 CASES = [[(2, 8), (8,)]]
@@ -74,3 +75,40 @@ def test_without_a_gpu_the_kernel_is_said_to_be_not_run(monkeypatch: pytest.Monk
     inputs = make_inputs(BiasGelu(), CASES[0], "float32", np.random.default_rng(0))
     with pytest.raises(EnvironmentLacks, match="needs an NVIDIA GPU"):
         launch_op(BiasGelu(), inputs, "float32")
+
+
+@dataclass(frozen=True)
+class Positive(CustomOp):
+    """The positive entries of x: how many there are depends on the data."""
+
+    name = "test::Positive"
+    inputs = ("x",)
+    outputs = ("y",)
+    dtypes = ("float32",)
+    kernel = "unused.cu.jinja"
+    counted = ("y",)
+    function = """
+        zero = Constant <value_float = 0.0> ()
+        mask = Greater (x, zero)
+        y = Compress <axis = 0> (x, mask)
+    """
+
+    def shapes(self, *inputs: Any) -> Any:
+        return inputs
+
+    def launch(self, inputs: Any, outputs: Any, tactic: Any) -> Launch:
+        return Launch(1, 32)
+
+    def reference(self, *inputs: Any) -> Any:
+        return (inputs[0][inputs[0] > 0],)
+
+
+def test_the_length_of_a_counted_output_is_what_the_data_makes_it() -> None:
+    given = np.asarray([1, -2, 3, 0], np.float32)
+    assert check_op(Positive(), [[given], [(50,)]], targets=[]).opsets
+
+
+def test_more_than_a_counted_output_can_hold_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Positive, "shapes", lambda self, x: ((1,),))
+    with pytest.raises(AssertionError, match=r"shapes\(\) says"):
+        check_op(Positive(), [[np.asarray([1, 2], np.float32)]], targets=[])

@@ -29,7 +29,8 @@ OPSETS = (15, 17, 18, 20, 22)
 GUARD = 256
 """Bytes before and after each output that a kernel must leave alone."""
 
-Case = Sequence["Shape"]
+Case = Sequence["Shape | Array"]
+"""Each input's shape, to be filled with random numbers, or its values."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ def check_op(
 
     Args:
         op: The op with its attributes set.
-        cases: Shapes of the inputs, one tuple of shapes per case.
+        cases: For each case the inputs: their shapes or, where random values mean nothing, arrays.
         targets: Compute capabilities to compile for; a type that one lacks is left out there.
         rtol: Relative tolerance; the default is four roundings in the type at hand.
         atol: Absolute tolerance; the default is what float32 loses in ``1 + x`` for ``x`` near -1,
@@ -85,18 +86,31 @@ def check_op(
             for dtype in op.dtypes:
                 inputs = make_inputs(op, case, dtype, rng)
                 _check_close(
-                    f"{op.name} on {gpu}, {dtype}, {case}",
+                    f"{op.name} on {gpu}, {dtype}, {shapes_of(case)}",
                     op.reference(*inputs), launch_op(op, inputs, dtype), rtol, atol,
                 )  # fmt: skip
     return OpEvidence(opsets, tuple(compiled), gpu)
 
 
 def make_inputs(op: CustomOp, case: Case, dtype: str, rng: np.random.Generator) -> list[Array]:
-    """Return inputs of the shapes ``case``: normal numbers, or small integers for integer types."""
+    """Return inputs of the shapes in ``case``: normal numbers, or small integers for integer types.
+
+    Arrays in ``case`` are inputs already, and only converted to the input's type.
+    """
     if len(case) != len(op.inputs):
-        raise AssertionError(f"{op.name} has {len(op.inputs)} inputs, the case {case} {len(case)}")
+        raise AssertionError(f"{op.name} has {len(op.inputs)} inputs, the case {len(case)}")
     types = [port.type_for(dtype) for port in op.input_ports()]
-    return [_random(shape, kind, rng) for shape, kind in zip(case, types, strict=True)]
+    return [
+        given.astype(numpy_type(kind))
+        if isinstance(given, np.ndarray)
+        else _random(given, kind, rng)
+        for given, kind in zip(case, types, strict=True)
+    ]
+
+
+def shapes_of(case: Case) -> tuple[Shape, ...]:
+    """Return the shapes of the inputs of ``case``."""
+    return tuple(tuple(g.shape) if isinstance(g, np.ndarray) else tuple(g) for g in case)
 
 
 def _random(shape: Shape, dtype: str, rng: np.random.Generator) -> Array:
@@ -157,6 +171,7 @@ def launch_op(
     guarded = [cupy.full(size + 2 * GUARD, 0xA5, cupy.uint8) for size in sizes]
     given = [cupy.asarray(np.frombuffer(array.tobytes(), np.uint8)) for array in inputs]
     results = [buffer[GUARD:] for buffer in guarded]
+    counts = [cupy.full(1, -1, np.int32) for _ in op.counted]
     scratch = [
         cupy.full(size, 0xA5, cupy.uint8) for size in [op.workspace(shapes, outputs)] if size
     ]
@@ -167,7 +182,7 @@ def launch_op(
         scalars = [np.int32(scalar) for scalar in launch.scalars]
         function = module.get_function(entry_of(kernel, launch))
         function.max_dynamic_shared_size_bytes = launch.shared_bytes
-        arguments = (*given, *scalars, *results, *scratch)
+        arguments = (*given, *scalars, *results, *counts, *scratch)
         function((launch.grid,), (launch.block,), arguments, shared_mem=launch.shared_bytes)
     cupy.cuda.runtime.deviceSynchronize()
     found = []
@@ -176,7 +191,16 @@ def launch_op(
         if (data[:GUARD] != 0xA5).any() or (data[GUARD + size :] != 0xA5).any():
             raise AssertionError(f"{op.name}: the kernel wrote outside its output {shape}")
         found.append(data[GUARD : GUARD + size].view(kind).reshape(shape))
-    return tuple(found)
+    return _cut(op, found, [int(count.get()[0]) for count in counts])
+
+
+def _cut(op: CustomOp, outputs: Sequence[Array], counts: Sequence[int]) -> tuple[Array, ...]:
+    """Return the outputs, the counted ones without what is behind their last entry."""
+    by_name = dict(zip(op.counted, counts, strict=True))
+    return tuple(
+        output[: by_name[port.name]] if port.name in by_name else output
+        for port, output in zip(op.output_ports(), outputs, strict=True)
+    )
 
 
 def launches(
@@ -208,16 +232,17 @@ def call_model(op: CustomOp, case: Case, dtype: str, opset: int) -> ir.Model:
     """Return a model of one node that calls ``op``, for inputs of the shapes ``case``."""
     inputs = [
         ir.Value(name=port.name, type=_tensor_type(port, dtype), shape=ir.Shape(shape))
-        for port, shape in zip(op.input_ports(), case, strict=True)
+        for port, shape in zip(op.input_ports(), shapes_of(case), strict=True)
     ]
     graph = ir.Graph(inputs, [], nodes=[], opset_imports={"": opset}, name="one_op")
     model = ir.Model(graph, ir_version=10)
     node = call_op(model, op, inputs)
     graph.append(node)
     for value, port, shape in zip(
-        node.outputs, op.output_ports(), op.shapes(*(tuple(s) for s in case)), strict=True
+        node.outputs, op.output_ports(), op.shapes(*shapes_of(case)), strict=True
     ):
-        value.name, value.type, value.shape = port.name, _tensor_type(port, dtype), ir.Shape(shape)
+        known = (None, *shape[1:]) if port.name in op.counted else shape
+        value.name, value.type, value.shape = port.name, _tensor_type(port, dtype), ir.Shape(known)
         graph.outputs.append(value)
     return model
 
@@ -230,7 +255,12 @@ def _check_shapes(op: CustomOp, inputs: Sequence[Array]) -> None:
     shapes = tuple(array.shape for array in inputs)
     declared = op.shapes(*shapes)
     actual = tuple(array.shape for array in op.reference(*inputs))
-    if declared != actual:
+    counts = [shape[0] for port, shape in zip(op.output_ports(), actual, strict=True)
+              if port.name in op.counted]  # fmt: skip
+    most = tuple(
+        x.shape for x in _cut(op, [np.empty(shape, np.bool_) for shape in declared], counts)
+    )
+    if most != actual:
         raise AssertionError(
             f"{op.name}: shapes() says {declared} for inputs {shapes}, reference() gives {actual}"
         )
@@ -266,7 +296,7 @@ def _check_function(
             call_model(op, case, dtype, opset),
             {port.name: array for port, array in zip(op.input_ports(), inputs, strict=True)},
         )
-        what = f"the ONNX function of {op.name} in opset {opset}, {case}"
+        what = f"the ONNX function of {op.name} in opset {opset}, {shapes_of(case)}"
         _check_close(what, op.reference(*inputs), tuple(got.values()), rtol, atol)
     return True
 

@@ -44,8 +44,8 @@ class Port:
 class CustomOp(ABC):
     """An operator; its dataclass fields are its ONNX attributes (int, float, str, bool).
 
-    A kernel's arguments are: inputs, scalars of the launch, outputs, and the workspace where the
-    op has one.
+    A kernel's arguments are: inputs, scalars of the launch, outputs, the counts of ``counted``
+    outputs, and the workspace where the op has one.
     """
 
     name: ClassVar[str]
@@ -55,6 +55,9 @@ class CustomOp(ABC):
     outputs: ClassVar[tuple[str, ...]]
     dtypes: ClassVar[tuple[str, ...]] = ("float32", "float16")
     """Element types that T may be; the kernel is compiled for each."""
+    counted: ClassVar[tuple[str, ...]] = ()
+    """Outputs whose first dimension depends on the data: ``shapes`` gives the most that it can be,
+    and the kernel writes how many there are to an ``int*`` of its own for each of them."""
     kernel: ClassVar[str]
     """Template file beside the module: ``bias_gelu.cu.jinja``."""
     function: ClassVar[str]
