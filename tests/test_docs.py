@@ -100,6 +100,8 @@ def test_generated_parts_are_up_to_date(monkeypatch):
     assert stored == write_docs.schema_text(), "write it anew: python scripts/write_docs.py"
     page = (ROOT / "docs" / "conversion.md").read_text()
     assert page == write_docs.with_rules(page), "write it anew: python scripts/write_docs.py"
+    findings = (ROOT / "docs" / "findings.md").read_text()
+    assert findings == write_docs.findings_page(), "write it anew: python scripts/write_docs.py"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -14,7 +14,7 @@ file_feeds
 artifacts environment ops hooks terminal demo cli.quick_start
 options steps statistics yaml_text graph diagnosis checkup compare worker_process
 to_surgeon targets io_adapter frozen_inputs
-context host weights feeds rounding float4 from_surgeon pictures
+context host weights feeds rounding float4 from_surgeon pictures check_page
 statistics_report
 records recipe recipe_problems schema store surgeon request_check worker model_refusals
 model_file recipe_stages artifact_file run_folder testing kernel_source verdict outcome
@@ -23,7 +23,7 @@ op_function model_comparison runner report_page
 op_testing evidence
 session starter
 api cli.answers
-cli.doctor cli.look cli.models cli.runs
+cli.check cli.doctor cli.look cli.models cli.runs
 cli.app
 cli
 """

@@ -410,7 +410,7 @@ def examine(model, folder, targets=()):
     diagnosis = TensorRT().examine(ctx.model, ctx)
     assert diagnosis.backend == f"tensorrt_rtx {library.find().version}"
     assert files(folder) in ([], ["logs/tensorrt.log"])
-    return diagnosis.findings
+    return diagnosis.refused
 
 
 def test_an_examination_finds_every_refused_node_and_what_to_do(tmp_path):

@@ -107,11 +107,17 @@ def check(
     with TemporaryDirectory(prefix="trtforge-check-") as folder:
         ctx = open_model(str(model), Path(folder), host)
         ctx.request = replace(ctx.request, targets=tuple(map(read_target, targets)))
-        now = backend().examine(ctx.model, ctx)
-        if not now.findings or not after:
+        examiner = backend()
+        now = examiner.examine(ctx.model, ctx)
+        if now.convertible or not after:
             return now
         _convert(ctx, host)
-        return replace(now, after=backend().examine(ctx.model, ctx).findings)
+        left = examiner.examine(ctx.model, ctx).findings
+        places = {(each.code, each.node) for each in left}
+        findings = (
+            replace(each, mended=(each.code, each.node) not in places) for each in now.findings
+        )
+        return replace(now, findings=tuple(findings), after=left)
 
 
 def verify(

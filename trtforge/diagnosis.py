@@ -1,28 +1,63 @@
-"""What stands in the way of an engine: findings, each with cause, evidence and remedy."""
+"""What stands in the way of an engine: findings, each with cause, evidence and remedies."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Literal
 
 from trtforge.artifacts import Artifact
+
+Level = Literal["refused", "advice"]
 
 
 @dataclass(frozen=True)
 class Finding(Artifact):
-    """One thing that a backend refuses, or will refuse."""
+    """One thing that a backend refuses, or that makes its engine worse than it could be."""
 
     code: str
-    """Stable word for this kind of finding, for example ``unsupported-node``."""
+    """Stable word for this kind of finding; ``docs/findings.md`` has a section on each."""
     node: str
-    """Name of the ONNX node, or empty when it concerns the model as a whole."""
+    """Name of the ONNX node or value, or empty when it concerns the model as a whole."""
     op: str
     """Operator of the node."""
     cause: str
     """One sentence."""
     evidence: str = ""
-    """The backend's own words."""
-    remedy: str = ""
-    """What to do."""
+    """The backend's own words, or the numbers that were found."""
+    remedies: tuple[str, ...] = ()
+    """What to do, best first."""
+    level: Level = "refused"
+    """Whether the backend refuses the model for it, or builds it all the same."""
+    mended: bool | None = None
+    """Whether it is gone after the recipe ``convert``; None when that was not tried."""
+
+    @property
+    def remedy(self) -> str:
+        """All remedies as one text."""
+        return "; or ".join(self.remedies)
+
+
+@dataclass(frozen=True)
+class FindingGroup:
+    """Findings that say the same of several nodes."""
+
+    findings: tuple[Finding, ...]
+
+    @property
+    def first(self) -> Finding:
+        """The one that stands for all of them."""
+        return self.findings[0]
+
+    @property
+    def nodes(self) -> tuple[str, ...]:
+        """The nodes, in the model's order; empty when they have no names."""
+        return tuple(finding.node for finding in self.findings if finding.node)
+
+    @property
+    def mended(self) -> bool | None:
+        """Whether all of them are gone after the recipe ``convert``."""
+        return None if self.first.mended is None else all(each.mended for each in self.findings)
 
 
 @dataclass(frozen=True)
@@ -37,6 +72,26 @@ class Diagnosis(Artifact):
     """What is left after ``make-convertible``; None when that was not tried."""
 
     @property
+    def refused(self) -> tuple[Finding, ...]:
+        """The findings for which the backend refuses the model."""
+        return tuple(each for each in self.findings if each.level == "refused")
+
+    @property
     def convertible(self) -> bool:
         """Whether the backend takes the model as it is."""
-        return not self.findings
+        return not self.refused
+
+    @property
+    def left(self) -> int | None:
+        """How many of the refusals are left after the recipe ``convert``."""
+        return None if self.after is None else sum(each.level == "refused" for each in self.after)
+
+
+def grouped(findings: Iterable[Finding]) -> list[FindingGroup]:
+    """Return the findings in groups of the same code, operator and cause; refusals first."""
+    groups: dict[tuple[object, ...], list[Finding]] = {}
+    for each in findings:
+        key = (each.level != "refused", each.code, each.op, each.cause, each.remedies)
+        groups.setdefault(key, []).append(each)
+    ordered = sorted(groups.items(), key=lambda item: bool(item[0][0]))
+    return [FindingGroup(tuple(found)) for _, found in ordered]

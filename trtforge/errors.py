@@ -32,15 +32,20 @@ class TrtforgeError(Exception):
     Args:
         what: One sentence that says what is wrong.
         where: The place, for example ``recipe.yaml:12:9`` or ``stage 'build', step 'tensorrt'``.
-        remedy: What to do about it.
+        remedy: What to do about it; empty: the ``advice`` of the class.
+        code: Stable word for this kind of error; empty: that of the class. ``docs/findings.md``
+            has a section on each.
     """
 
     exit_code = ExitCode.STEP_FAILED
+    code = "failed"
+    advice = "`trtforge doctor` looks for what is wrong with this installation"
 
-    def __init__(self, what: str, *, where: str = "", remedy: str = "") -> None:
+    def __init__(self, what: str, *, where: str = "", remedy: str = "", code: str = "") -> None:
         self.what = what
         self.where = where
-        self.remedy = remedy
+        self.remedy = remedy or self.advice
+        self.code = code or self.code
         super().__init__(what, where, remedy)
 
     def __str__(self) -> str:
@@ -57,44 +62,80 @@ class RequestError(TrtforgeError):
     """The request is wrong: an option, a shape, a target, a path."""
 
     exit_code = ExitCode.BAD_REQUEST
+    code = "bad-request"
+    advice = "`trtforge COMMAND --help` says what a command takes"
 
 
 class RecipeError(RequestError):
     """The recipe file is wrong; ``where`` is ``file:line:column``."""
 
+    code = "bad-recipe"
+    advice = "docs/recipe.md says what a recipe may hold, `trtforge show STEP` what a step takes"
+
 
 class ModelError(RequestError):
     """The model file cannot be read, is not a model, or breaks ONNX's rules."""
+
+    code = "bad-model"
+    advice = "export the model again, and hold it against onnx.checker.check_model"
 
 
 class DataError(RequestError):
     """Input data does not fit the model: names, types, shapes, NaN."""
 
+    code = "bad-data"
+    advice = "give an array for each input, with its type and shape"
+
 
 class StepError(TrtforgeError):
     """A step failed; ``where`` names the stage and the step."""
+
+    code = "step-failed"
+    advice = "give the step other options (`trtforge show STEP`), or take it out of the recipe"
 
 
 class BuildError(StepError):
     """TensorRT refused a model or failed to build it."""
 
+    code = "build-failed"
+    advice = "`trtforge bisect MODEL --build` finds the smallest part of the model that fails"
+
 
 class WorkerError(StepError):
     """A worker process crashed, hung or ran out of memory."""
 
+    code = "worker-failed"
+    advice = "run it again; the log in the run folder says how far it came"
+
 
 class CacheError(TrtforgeError):
     """A stored result is damaged; it is recomputed, never served."""
+
+    code = "damaged-cache"
+    advice = "nothing: it is computed again"
 
 
 class EnvironmentLacks(TrtforgeError):
     """A package, driver or device that the request needs is not here."""
 
     exit_code = ExitCode.ENVIRONMENT_LACKS
+    code = "environment-lacks"
+    advice = "`trtforge doctor` says what is missing and what installs it"
 
 
 class PluginError(EnvironmentLacks):
     """A plugin does not load, or offers something that cannot be used."""
+
+    code = "broken-plugin"
+    advice = "update the package of the plugin, or leave it out with --without NAME"
+
+
+def all_classes() -> list[type[TrtforgeError]]:
+    """Return the error classes that have a code of their own."""
+    found: list[type[TrtforgeError]] = [TrtforgeError]
+    for cls in found:
+        found += [each for each in cls.__subclasses__() if "code" in vars(each)]
+    return found
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

@@ -285,7 +285,7 @@ def _error(data: Mapping[str, Any], job: Job) -> TrtforgeError:
     """Make the error that a job raised: one of ours again, or a failure with its text."""
     kind = getattr(errors, data["class"], None) if data["class"] else None
     if isinstance(kind, type) and issubclass(kind, TrtforgeError):
-        return kind(data["what"], where=data["where"], remedy=data["remedy"])
+        return kind(**{name: data[name] for name in ("what", "where", "remedy", "code")})
     return WorkerFailure(
         f"{job.title} failed: {data['what']}",
         cause=Cause.OUT_OF_MEMORY if data["out_of_memory"] else Cause.RAISED,

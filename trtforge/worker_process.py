@@ -106,7 +106,8 @@ def describe(error: Exception) -> dict[str, Any]:
 
     if isinstance(error, TrtforgeError):
         ours = (cls for cls in type(error).__mro__ if cls.__module__ == TrtforgeError.__module__)
-        fields = {"what": error.what, "where": error.where, "remedy": error.remedy}
+        names = ("what", "where", "remedy", "code")
+        fields = {name: getattr(error, name) for name in names}
         return {"class": next(ours).__name__, **fields}
     text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
     return {"class": "", "what": text, "out_of_memory": isinstance(error, MemoryError)}

@@ -52,6 +52,7 @@ def _show(error: TrtforgeError) -> None:
     if "--json" in sys.argv:
         from trtforge.cli.answers import say_json
 
-        facts = {"where": error.where, "what": error.what, "remedy": error.remedy}
+        names = ("code", "where", "what", "remedy")
+        facts = {name: getattr(error, name) for name in names}
         say_json({"error": facts, "exit_code": int(error.exit_code)})
-    sys.stderr.write(f"trtforge: {error}\n")
+    sys.stderr.write(f"trtforge: {error}\n  Code: {error.code} (docs/findings.md)\n")

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from trtforge import __version__
-from trtforge.cli import doctor, look, models, runs
+from trtforge.cli import check, doctor, look, models, runs
 
 app = typer.Typer(
     name="trtforge",
@@ -39,7 +39,7 @@ def options(
 for command in (
     runs.demo,
     runs.run,
-    models.check,
+    check.check,
     models.init,
     models.verify,
     runs.report,

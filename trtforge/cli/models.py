@@ -1,4 +1,4 @@
-"""``trtforge check``, ``init`` and ``verify``: questions about models."""
+"""``trtforge init`` and ``verify``: a recipe that fits a model, and whether two models agree."""
 
 from __future__ import annotations
 
@@ -10,64 +10,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from trtforge.cli.answers import Json, Targets, Without, open_host, say, say_json, say_table
+from trtforge.cli.answers import Json, Without, open_host, say, say_json, say_table
 from trtforge.errors import ExitCode, RequestError
 
 if TYPE_CHECKING:
     from trtforge.artifacts import Comparison
-    from trtforge.diagnosis import Diagnosis, Finding
 
 Model = Annotated[str, typer.Argument(help="A model file, a folder, or package.module:factory.")]
-
-
-def check(
-    model: Model,
-    *,
-    targets: Targets = [],  # noqa: B006  # typer copies it
-    as_json: Json = False,
-    without: Without = [],  # noqa: B006  # typer copies it
-) -> None:
-    """Say which nodes TensorRT refuses, why, and what mends it.
-
-    Says also what would be left after the recipe `convert`. Builds nothing. The exit code is 1 if
-    TensorRT does not take the model as it is.
-    """
-    from trtforge.api import check as diagnose
-
-    diagnosis = diagnose(model, targets=targets, host=open_host(without))
-    if as_json:
-        say_json(asdict(diagnosis))
-    else:
-        _tell_diagnosis(model, diagnosis)
-    raise typer.Exit(ExitCode.DONE if diagnosis.convertible else ExitCode.REQUIREMENT_MISSED)
-
-
-def _tell_diagnosis(model: str, diagnosis: Diagnosis) -> None:
-    if diagnosis.convertible:
-        say(f"{model}: {diagnosis.backend} takes it as it is")
-        return
-    say(f"{model}: {_findings(len(diagnosis.findings))} of {diagnosis.backend}")
-    for finding in diagnosis.findings:
-        _tell(finding)
-    if diagnosis.after is not None:
-        left = len(diagnosis.after)
-        say(f"\nAfter the recipe `convert`: {_findings(left) if left else 'TensorRT takes it'}")
-        if left < len(diagnosis.findings):
-            say(f"    To do: trtforge run convert --model {shlex.quote(model)}")
-
-
-def _findings(count: int) -> str:
-    return f"{count} finding{'' if count == 1 else 's'}"
-
-
-def _tell(finding: Finding) -> None:
-    named = f" {finding.node!r}" if finding.node else ""
-    place = f"{finding.op}{named}: " if finding.op else ""
-    say(f"\n{finding.code}  {place}{finding.cause}")
-    if finding.evidence and finding.cause not in finding.evidence:
-        say(f"    TensorRT: {finding.evidence}")
-    if finding.remedy:
-        say(f"    To do: {finding.remedy}")
 
 
 def init(

@@ -30,12 +30,12 @@ from trtforge import (
 )
 from trtforge.diagnosis import Diagnosis
 from trtforge.targets import KNOWN
-from trtforge.worker import Job, Worker
+from trtforge.worker import Job, Worker, WorkerFailure
 from trtforge_plugins.tensorrt import gpu
 from trtforge_plugins.tensorrt.examination import findings
-from trtforge_plugins.tensorrt.known_failures import find as find_known
-from trtforge_plugins.tensorrt.known_failures import listed, remedies, sentence
+from trtforge_plugins.tensorrt.known_failures import causes, failure, listed, remedies, sentence
 from trtforge_plugins.tensorrt.library import Library, find, installed
+from trtforge_plugins.tensorrt.lints import lint
 from trtforge_plugins.tensorrt.model_checks import check_types, prepared, takers
 from trtforge_plugins.tensorrt.order import BuildOrder, Order, Profile
 
@@ -125,6 +125,8 @@ class TensorRT(Backend):
             answer = self._call("build", order, ready, ctx, library)
             if answer["refused"]:
                 raise _refusal(answer["refused"], library, ctx)
+            if answer["failed"]:
+                raise failure(answer["failed"], answer["errors"], answer["warnings"])
             layers = place.with_suffix(".layers.txt")
             if answer["has_layers"]:
                 Path(order.layers).replace(layers)
@@ -144,7 +146,7 @@ class TensorRT(Backend):
         )
 
     def examine(self, model: ir.Model, ctx: Context) -> Diagnosis:
-        """Return what TensorRT's parser refuses of ``model``, without building.
+        """Return what TensorRT's parser refuses of ``model``, and advice; nothing is built.
 
         Raises:
             EnvironmentLacks: TensorRT is not installed or does not load.
@@ -159,7 +161,7 @@ class TensorRT(Backend):
         return Diagnosis(
             model=ctx.request.source,
             backend=f"{library.flavor} {library.version}",
-            findings=tuple(findings(model, ctx.request.targets, parse)),
+            findings=(*findings(model, ctx.request.targets, parse), *lint(model, ctx.request)),
         )
 
     def _call(
@@ -176,7 +178,14 @@ class TensorRT(Backend):
             time_limit=self.time_limit,
             memory_limit=self.memory_limit,
         )
-        return self._worker.call(job, _Labelled(ctx.progress))
+        try:
+            return self._worker.call(job, _Labelled(ctx.progress))
+        except WorkerFailure as error:
+            known = next(iter(causes([error.what])), None)
+            if known is not None:
+                error.code = known.rule.code
+                error.remedy = f"{remedies(known.rule)}; {error.remedy}"
+            raise
 
     @cached_property
     def _worker(self) -> Worker:
@@ -304,7 +313,9 @@ def _refusal(refused: Sequence[Mapping[str, str]], library: Library, ctx: Contex
     """Note every refused node and return the error that lists all of them."""
     for each in refused:
         ctx.note(each["node"], each["text"])
+    known = causes(each["text"] for each in refused)
     return BuildError(
-        f"{library.title} refuses the model{listed([sentence(each) for each in refused])}",
-        remedy=remedies(find_known(each["text"] for each in refused)),
+        f"{library.title} refuses the model:{listed([sentence(each) for each in refused])}",
+        remedy="; or ".join(dict.fromkeys(text for each in known for text in each.rule.remedies)),
+        code=known[0].rule.code if known else "refused",
     )

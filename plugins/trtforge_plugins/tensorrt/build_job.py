@@ -11,7 +11,6 @@ from typing import Any
 from trtforge import BuildError, Progress
 from trtforge_plugins.tensorrt import adapter
 from trtforge_plugins.tensorrt.events import Listener
-from trtforge_plugins.tensorrt.known_failures import failure
 from trtforge_plugins.tensorrt.order import BuildOrder, Order
 from trtforge_plugins.tensorrt.profiles import check_profiles
 
@@ -32,11 +31,10 @@ def build(payload: dict[str, Any], progress: Progress) -> dict[str, Any]:
     """Build an engine; ``payload`` is a :class:`~.order.BuildOrder`.
 
     Returns:
-        ``refused`` alone when the parser refuses the model, else the facts of the engine, whose
-        file is then complete.
+        ``refused`` alone when the parser refuses the model; ``failed``, with all errors and
+        warnings, when the build fails; else the facts of the engine, whose file is then complete.
 
     Raises:
-        BuildError: TensorRT failed; all of its errors are in the message.
         RequestError: the profiles or targets do not fit.
         EnvironmentLacks: this TensorRT or machine lacks what the order needs.
     """
@@ -52,7 +50,8 @@ def build(payload: dict[str, Any], progress: Progress) -> dict[str, Any]:
     try:
         plan = session.build(order, progress)
     except BuildError as error:
-        raise failure(error.what, listener.errors) from error
+        told = {"errors": listener.errors, "warnings": listener.warnings}
+        return {"refused": [], "failed": error.what, **told}
     with Path(order.engine).open("wb") as file:
         file.write(plan)
     seconds = time.perf_counter() - started
@@ -61,6 +60,7 @@ def build(payload: dict[str, Any], progress: Progress) -> dict[str, Any]:
         Path(order.layers).write_text(layers, encoding="utf-8")
     return {
         "refused": [],
+        "failed": "",
         "version": session.version,
         "size": len(plan),
         "seconds": seconds,

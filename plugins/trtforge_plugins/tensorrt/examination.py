@@ -11,12 +11,48 @@ from trtforge import BuildError, RequestError, Target, TrtforgeError
 from trtforge.diagnosis import Finding
 from trtforge.worker import WorkerFailure
 from trtforge_plugins.convert.freeze_inputs import wanted_constants
-from trtforge_plugins.tensorrt.known_failures import evidence
-from trtforge_plugins.tensorrt.known_failures import find as find_known
+from trtforge_plugins.tensorrt.known_failures import causes, evidence
 from trtforge_plugins.tensorrt.model_checks import check_types, prepared
 
 Parse = Callable[[ir.Model], Sequence[Mapping[str, Any]]]
 """Parses a model and returns the refused nodes (see ``adapter.Session.parse``)."""
+
+CODES = {
+    "misread-model": (
+        "TensorRT would build another network than the model says",
+        "TensorRT's parser takes a part of the model for something else, without a word",
+        ("give the operator another name or a function as its body", "see docs/conversion.md"),
+    ),
+    "parser-crashed": (
+        "TensorRT's parser crashed",
+        "the parser ended its process",
+        ("find the part that does it with `trtforge bisect MODEL --build`",),
+    ),
+    "parser-timed-out": (
+        "TensorRT's parser took too long",
+        "the parser passed the time limit",
+        ("raise the option time_limit of the step `tensorrt`",),
+    ),
+    "parser-out-of-memory": (
+        "TensorRT's parser used up the memory",
+        "the parser passed the memory limit, or the memory of the machine",
+        ("use a machine with more memory",),
+    ),
+    "parser-raised": (
+        "TensorRT's parser raised an error",
+        "the process that parses failed with an error that is not TensorRT's",
+        ("look at the log that the error names",),
+    ),
+    "refused": (
+        "The parser refuses a node for a reason that no rule explains",
+        "the cause is in TensorRT's own words",
+        (
+            "rewrite the node with the recipe `convert` (`make-convertible`)",
+            "cut it out with `trtforge bisect MODEL --build`, and report what is left",
+        ),
+    ),
+}
+"""What an examination finds beside what the rules explain: title, cause and remedies by code."""
 
 
 def findings(model: ir.Model, targets: Sequence[Target], parse: Parse) -> Iterator[Finding]:
@@ -42,8 +78,9 @@ def findings(model: ir.Model, targets: Sequence[Target], parse: Parse) -> Iterat
         yield _of_model(f"parser-{error.cause.value}", error)
         return
     freezable = _freezable(ready) if refused else {}
-    for each in refused:
-        yield _of_node(each, freezable.get((each["node"], each["op"]), {}))
+    yield from dict.fromkeys(
+        _of_node(each, freezable.get((each["node"], each["op"]), {})) for each in refused
+    )
 
 
 def _freezable(model: ir.Model) -> dict[tuple[str, str], dict[str, str]]:
@@ -60,27 +97,29 @@ def _freezable(model: ir.Model) -> dict[tuple[str, str], dict[str, str]]:
 
 
 def _of_node(refused: Mapping[str, Any], freezable: Mapping[str, str]) -> Finding:
-    known = next(iter(find_known([refused["text"]])), None)
+    known = next(iter(causes([refused["text"]])), None)
+    operator = refused["op"] or "an operator"
     return Finding(
-        code=known.code if known else refused["code"].lower().replace("_", "-") or "refused",
+        code=known.rule.code if known else "refused",
         node=refused["node"],
         op=refused["op"],
-        cause=known.cause.format(op=refused["op"]) if known else refused["text"],
+        cause=known.rule.cause.format(op=operator) if known else refused["text"],
         evidence=evidence(refused),
-        remedy=_freezing(freezable) or (known.remedy if known else ""),
+        remedies=(*_freezing(freezable), *(known.rule.remedies if known else CODES["refused"][2])),
     )
 
 
-def _freezing(inputs: Mapping[str, str]) -> str:
+def _freezing(inputs: Mapping[str, str]) -> tuple[str, ...]:
     if not inputs:
-        return ""
+        return ()
     values = ", ".join(f"{name}: {value}" for name, value in inputs.items())
-    return (
+    advice = (
         f"where it wants a constant, freeze {' and '.join(map(repr, inputs))} to a value of yours: "
         f"`freeze-inputs: {{values: {{{values}}}}}` first in the recipe, "
         f"or --set 'freeze-inputs.values={{{values}}}'"
     )
+    return (advice,)
 
 
 def _of_model(code: str, error: TrtforgeError) -> Finding:
-    return Finding(code, node="", op="", cause=error.what, remedy=error.remedy)
+    return Finding(code, node="", op="", cause=error.what, remedies=(error.remedy,))

@@ -1,0 +1,111 @@
+"""``trtforge check``: will TensorRT take this model, and if not, what mends it?"""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from trtforge.cli.answers import Json, Targets, Without, open_host, say, say_json
+from trtforge.errors import ExitCode
+
+if TYPE_CHECKING:
+    from trtforge.diagnosis import Diagnosis, FindingGroup
+
+SHOWN = 5
+"""Nodes of a group that are named; --json and --html have all of them."""
+Model = Annotated[str, typer.Argument(help="A model file, a folder, or package.module:factory.")]
+
+
+def check(
+    model: Model,
+    *,
+    targets: Targets = [],  # noqa: B006  # typer copies it
+    html: Annotated[
+        Path | None, typer.Option("--html", metavar="FILE", help="Write the findings as a page.")
+    ] = None,
+    as_json: Json = False,
+    without: Without = [],  # noqa: B006  # typer copies it
+) -> None:
+    """Say which nodes TensorRT refuses, why, and what mends it.
+
+    Says also what would be left after the recipe `convert`, and gives advice on the rest. Builds
+    nothing. The exit code is 1 if TensorRT does not take the model as it is.
+    """
+    from trtforge.api import check as diagnose
+
+    diagnosis = diagnose(model, targets=targets, host=open_host(without))
+    if html is not None:
+        _write_page(diagnosis, html)
+    if as_json:
+        say_json({**asdict(diagnosis), "left": diagnosis.left})
+    else:
+        _tell(model, diagnosis)
+    raise typer.Exit(ExitCode.DONE if diagnosis.convertible else ExitCode.REQUIREMENT_MISSED)
+
+
+def _write_page(diagnosis: Diagnosis, place: Path) -> None:
+    from trtforge.check_page import render
+    from trtforge.store import atomic_file, write_error
+
+    try:
+        with atomic_file(place) as file:
+            file.write(render(diagnosis).encode())
+    except OSError as error:
+        raise write_error(error, place) from error
+
+
+def _tell(model: str, diagnosis: Diagnosis) -> None:
+    from trtforge.diagnosis import grouped
+
+    groups = grouped(diagnosis.findings)
+    if diagnosis.convertible:
+        say(f"{model}: {diagnosis.backend} takes it as it is")
+    else:
+        after = "" if diagnosis.left is None else f", {diagnosis.left} after the recipe `convert`"
+        say(f"{model}: {count(len(diagnosis.refused), 'finding')} of {diagnosis.backend}{after}")
+    for group in groups:
+        if group.first.level == "refused":
+            _tell_group(group)
+    if not diagnosis.convertible:
+        _tell_after(model, diagnosis)
+    advice = [group for group in groups if group.first.level != "refused"]
+    if advice:
+        say(f"\nAdvice, which keeps no engine from being built ({count(len(advice), 'kind')}):")
+    for group in advice:
+        _tell_group(group)
+
+
+def _tell_after(model: str, diagnosis: Diagnosis) -> None:
+    left = diagnosis.left
+    if left is None:
+        return
+    say(f"\nAfter the recipe `convert`: {count(left, 'finding') if left else 'TensorRT takes it'}")
+    if left < len(diagnosis.refused):
+        say(f"    To do: trtforge run convert --model {shlex.quote(model)}")
+
+
+def count(number: int, noun: str) -> str:
+    """Return the number with its noun: ``1 finding``, ``2 findings``."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def _tell_group(group: FindingGroup) -> None:
+    first, many = group.first, len(group.findings) > 1
+    times = f"{len(group.findings)}x " if many else ""
+    named = f" {first.node!r}" if first.node and not many else ""
+    place = f"{times}{first.op}{named}: " if first.op else f"{times}{named.strip()}: "
+    say(f"\n{first.code}  {place if place.strip(': ') else ''}{first.cause}")
+    if many and group.nodes:
+        more = f" and {len(group.nodes) - SHOWN} more" if len(group.nodes) > SHOWN else ""
+        say(f"    At: {', '.join(group.nodes[:SHOWN])}{more}")
+    if first.evidence and first.cause not in first.evidence:
+        teller = "TensorRT" if first.level == "refused" else "Found"
+        say(f"    {teller}: {first.evidence}")
+    if group.mended:
+        say("    The recipe `convert` mends it; else:")
+    for remedy in first.remedies:
+        say(f"    To do: {remedy}")
