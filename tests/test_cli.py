@@ -65,7 +65,18 @@ def done(*arguments, code=DONE):
 
 def test_help_fits_80_columns():
     answer = done("--help")
-    commands = ("demo", "run", "check", "init", "verify", "report", "doctor", "list", "show")
+    commands = (
+        "demo",
+        "run",
+        "check",
+        "bisect",
+        "init",
+        "verify",
+        "report",
+        "doctor",
+        "list",
+        "show",
+    )
     assert all(re.search(rf"^  {name}  +[A-Z]", answer.out, re.MULTILINE) for name in commands)
     about = answer.out.partition("Commands:")[2]
     assert "..." not in about, "the help of a command does not fit its line"

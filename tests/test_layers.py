@@ -8,22 +8,23 @@ import pytest
 ROOT = Path(__file__).parent.parent
 LEVELS = """
 errors
-quantities
+quantities delta
 array_files
 file_feeds
 artifacts environment ops hooks terminal demo cli.quick_start
 options steps statistics yaml_text graph diagnosis checkup compare worker_process
 to_surgeon targets io_adapter frozen_inputs
-context host weights feeds rounding float4 from_surgeon pictures check_page
+context host weights feeds rounding float4 from_surgeon pictures check_page subgraph
 statistics_report
 records recipe recipe_problems schema store surgeon request_check worker model_refusals
 model_file recipe_stages artifact_file run_folder testing kernel_source verdict outcome
 reference report cache recipe_reader importing kernels
 op_function model_comparison runner report_page
-op_testing evidence
+op_testing evidence bisection
 session starter
 api cli.answers
 cli.check cli.doctor cli.look cli.models cli.runs
+cli.bisect
 cli.app
 cli
 """

@@ -15,7 +15,8 @@ from trtforge.errors import RequestError, did_you_mean
 from trtforge.host import Host
 from trtforge.importing import as_onnx, empty_context, open_model
 from trtforge.options import bind
-from trtforge.recipe import Recipe
+from trtforge.quantities import ShapeRange
+from trtforge.recipe import Recipe, Setting
 from trtforge.recipe_reader import find, read
 from trtforge.runner import Observer, PlannedStep, apply_stages
 from trtforge.session import Run, RunOptions, Session
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     import onnx
     import onnx_ir as ir
 
+    from trtforge.bisection import Reduced, Search
     from trtforge.diagnosis import Diagnosis
 
 
@@ -118,6 +120,45 @@ def check(
             replace(each, mended=(each.code, each.node) not in places) for each in now.findings
         )
         return replace(now, findings=tuple(findings), after=left)
+
+
+def bisect_build(
+    model: str | Path,
+    search: Search,
+    *,
+    options: RunOptions | None = None,
+    host: Host | None = None,
+) -> Reduced:
+    """Find the smallest part of a model whose build fails as the model's does.
+
+    Args:
+        model: A model file, a folder, or ``package.module:factory``.
+        search: Folder for the result, and how to look for it.
+        options: Shapes, targets, and settings of the backend (``tensorrt.workspace=1GiB``).
+        host: The plugins; None: all that are installed.
+
+    Raises:
+        RequestError: the model builds, or the options are wrong.
+    """
+    from trtforge.bisection import reduce_build
+
+    host, options = host or Host(), options or RunOptions()
+    backend = _backend(host)
+    settings = [Setting.read(text) for text in options.settings]
+    for setting in settings:
+        if setting.step != backend.name:
+            raise RequestError(f"--set {setting.text}: only options of {backend.name!r} count here")
+    step = bind(backend, {each.option: each.value for each in settings}, f"step {backend.name!r}")
+    shapes = (options.shapes or {}).items()
+    profile = {name: ShapeRange.read(shape) for name, shape in shapes}
+    with TemporaryDirectory(prefix="trtforge-bisect-") as folder:
+        ctx = open_model(str(model), Path(folder), host)
+        request = replace(
+            ctx.request,
+            targets=tuple(map(read_target, options.targets)),
+            profiles=(profile,) if profile else (),
+        )
+        return reduce_build(ctx.model, step, request, search)
 
 
 def verify(

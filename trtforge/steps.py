@@ -19,7 +19,7 @@ from trtforge.errors import StepError
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-    from trtforge.context import Context
+    from trtforge.context import Context, Request
     from trtforge.diagnosis import Diagnosis
 
 
@@ -122,6 +122,15 @@ class Backend(Step):
         """
         del model, ctx
         raise StepError(f"backend {self.name!r} cannot examine a model without building it")
+
+    def reproduction(self, model: ir.Model, file: str, request: Request) -> str:
+        """Return a Python script that shows how building the model in ``file`` fails.
+
+        It needs nothing but the backend's own library and onnx, and lies beside ``file``. Empty
+        where this backend has none.
+        """
+        del model, file, request
+        return ""
 
     @final
     def run(self, ctx: Context) -> int:

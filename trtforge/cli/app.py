@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from trtforge import __version__
-from trtforge.cli import check, doctor, look, models, runs
+from trtforge.cli import bisect, check, doctor, look, models, runs
 
 app = typer.Typer(
     name="trtforge",
@@ -40,6 +40,7 @@ for command in (
     runs.demo,
     runs.run,
     check.check,
+    bisect.bisect,
     models.init,
     models.verify,
     runs.report,

@@ -83,7 +83,7 @@ def run(
     options = RunOptions(
         out=out,
         settings=settings,
-        shapes=dict(_shape_option(text) for text in shapes),
+        shapes=dict(shape_option(text) for text in shapes),
         targets=targets,
         resume=resume,
         verify_each=verify_each,
@@ -97,7 +97,8 @@ def run(
         _run_and_tell(recipe, model, options, host, as_json=as_json, quiet=quiet)
 
 
-def _shape_option(text: str) -> tuple[str, str]:
+def shape_option(text: str) -> tuple[str, str]:
+    """Read ``INPUT=SHAPE``."""
     name, equals, shape = text.rpartition("=")
     if not equals or not name:
         raise RequestError(

@@ -7,7 +7,7 @@ import secrets
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -23,6 +23,7 @@ from trtforge import (
     EnvironmentLacks,
     Memory,
     Progress,
+    Request,
     RequestError,
     ShapeRange,
     Target,
@@ -38,6 +39,7 @@ from trtforge_plugins.tensorrt.library import Library, find, installed
 from trtforge_plugins.tensorrt.lints import lint
 from trtforge_plugins.tensorrt.model_checks import check_types, prepared, takers
 from trtforge_plugins.tensorrt.order import BuildOrder, Order, Profile
+from trtforge_plugins.tensorrt.reproduction import script
 
 Level = Literal[0, 1, 2, 3, 4, 5]
 
@@ -121,7 +123,7 @@ class TensorRT(Backend):
         targets = self._targets(library, ctx.request.targets, ready)
         check_types(ready, targets)
         with tempfile.TemporaryDirectory(prefix=".tensorrt-", dir=ctx.workdir) as scratch:
-            order = self._order(library, targets, ctx, Path(scratch))
+            order = self._placed(self._order(library, targets, ctx.request), Path(scratch), ctx)
             answer = self._call("build", order, ready, ctx, library)
             if answer["refused"]:
                 raise _refusal(answer["refused"], library, ctx)
@@ -164,6 +166,12 @@ class TensorRT(Backend):
             findings=(*findings(model, ctx.request.targets, parse), *lint(model, ctx.request)),
         )
 
+    def reproduction(self, model: ir.Model, file: str, request: Request) -> str:
+        """Return a script of its own that builds ``file`` as this step does."""
+        library = find(self.flavor)
+        targets = self._targets(library, request.targets, prepared(model))
+        return script(replace(self._order(library, targets, request), model=file), library.version)
+
     def _call(
         self, function: str, order: Order, model: ir.Model, ctx: Context, library: Library
     ) -> dict[str, Any]:
@@ -196,9 +204,7 @@ class TensorRT(Backend):
     def _fits(self, library: Library) -> bool:
         return self.flavor in ("auto", library.flavor)
 
-    def _order(
-        self, library: Library, targets: Sequence[Target], ctx: Context, scratch: Path
-    ) -> BuildOrder:
+    def _order(self, library: Library, targets: Sequence[Target], request: Request) -> BuildOrder:
         limits = {
             "WORKSPACE": self.workspace,
             "TACTIC_SHARED_MEMORY": self.tactic_shared_memory,
@@ -211,18 +217,25 @@ class TensorRT(Backend):
         }
         return BuildOrder(
             flavor=library.flavor,
-            model=str(scratch / "model.onnx"),
+            model="",
             log_level=self.log_level.upper(),
-            engine=str(scratch / "engine"),
-            layers=str(scratch / "layers"),
-            profiles=[_triples(profile) for profile in ctx.request.profiles],
+            profiles=[_triples(profile) for profile in request.profiles],
             targets=[target.sm for target in targets] if library.flavor == "tensorrt_rtx" else [],
             optimization_level=self.optimization_level,
             pools={name: int(limit) for name, limit in limits.items() if limit is not None},
             flags={name: True for name, wanted in flags.items() if wanted} | {"TF32": self.tf32},
             hardware_compatibility=self.hardware_compatibility.upper(),
             max_aux_streams=self.max_aux_streams,
-            timing_cache=self._timing_cache(library, ctx),
+        )
+
+    def _placed(self, order: BuildOrder, scratch: Path, ctx: Context) -> BuildOrder:
+        """Return ``order`` with the files that it reads and writes."""
+        return replace(
+            order,
+            model=str(scratch / "model.onnx"),
+            engine=str(scratch / "engine"),
+            layers=str(scratch / "layers"),
+            timing_cache=self._timing_cache(find(self.flavor), ctx),
             timing_cache_out=str(scratch / "timing.cache"),
         )
 
