@@ -65,19 +65,9 @@ def done(*arguments, code=DONE):
 
 def test_help_fits_80_columns():
     answer = done("--help")
-    commands = "demo run check bisect init verify report doctor list show".split()
-        "demo",
-        "run",
-        "check",
-        "bisect",
-        "init",
-        "verify",
-        "report",
-        "doctor",
-        "list",
-        "show",
-    )
-    assert all(re.search(rf"^  {name}  +[A-Z]", answer.out, re.MULTILINE) for name in commands)
+    commands = re.findall(r"^  (\w+)  +[A-Z]", answer.out.partition("Commands:")[2], re.MULTILINE)
+    assert {"demo", "run", "check", "bisect", "init", "verify", "report"} <= set(commands)
+    assert {"doctor", "list", "show"} <= set(commands)
     about = answer.out.partition("Commands:")[2]
     assert "..." not in about, "the help of a command does not fit its line"
     assert max(map(len, answer.out.splitlines())) <= 80
