@@ -57,6 +57,7 @@ def _refuse_disguised(model: ir.Model) -> None:
         raise BuildError(
             f"TensorRT would take {_some(disguised)} for the standard operator of that name",
             remedy="give the operator a name that ONNX has not, or a function as its body",
+            code="misread-model",
         )
 
 
@@ -77,6 +78,7 @@ def _refuse_early_end(model: ir.Model) -> None:
             f"{_some(ending)} may end early, and TensorRT fills what it collects up to its trip "
             "count with anything",
             remedy="let it return what it carries instead, or declare the length of its outputs",
+            code="misread-model",
         )
 
 
@@ -114,6 +116,7 @@ def check_types(model: ir.Model, targets: Sequence[Target]) -> None:
                 f"{', '.join(lacking)}",
                 remedy=f"leave {', '.join(lacking)} out of the targets ({', '.join(takers)} take "
                 "it), or use another type",
+                code="type-of-target",
             )
 
 

@@ -12,6 +12,8 @@ from trtforge import RequestError
 from trtforge.errors import did_you_mean
 from trtforge_plugins.tensorrt.order import Profile, Triple
 
+BAD = "bad-profile"
+
 
 @dataclass(frozen=True)
 class NetworkInput:
@@ -56,7 +58,11 @@ def check_profiles(inputs: Sequence[NetworkInput], profiles: Sequence[Profile]) 
         for name, ranges in profile.items():
             if name not in by_name:
                 hint = did_you_mean(name, by_name) or f"It has: {', '.join(by_name)}."
-                raise RequestError(f"shapes: the model has no input {name!r}. {hint}")
+                raise RequestError(
+                    f"shapes: the model has no input {name!r}. {hint}",
+                    remedy="give a range for each dynamic input, by its name",
+                    code=BAD,
+                )
             _check_range(by_name[name], ranges)
     for profile in profiles or ({},):
         _refuse_missing(each for each in inputs if each.needs_profile and each.name not in profile)
@@ -71,6 +77,7 @@ def _check_range(each: NetworkInput, ranges: Triple) -> None:
                 f"shapes: {each.name!r} decides shapes, so its range gives its {count} values; "
                 f"found {rank}",
                 remedy=f"write {each.example}",
+                code=BAD,
             )
         return
     if rank != len(each.dims):
@@ -78,6 +85,7 @@ def _check_range(each: NetworkInput, ranges: Triple) -> None:
             f"shapes: input {each.name!r} has rank {len(each.dims)} ({each.text}), "
             f"but its range has rank {rank}",
             remedy=f"write for example {each.example}",
+            code=BAD,
         )
     low, _, high = ranges
     for axis, dim in enumerate(each.dims):
@@ -86,6 +94,7 @@ def _check_range(each: NetworkInput, ranges: Triple) -> None:
                 f"shapes: dimension {axis} of input {each.name!r} is {dim} in the model "
                 f"({each.text}), but its range has {low[axis]} to {high[axis]}",
                 remedy=f"write for example {each.example}",
+                code=BAD,
             )
 
 
@@ -99,4 +108,5 @@ def _refuse_missing(missing: Iterable[NetworkInput]) -> None:
     raise RequestError(
         f"no range is given for the dynamic input{'s' if len(lacking) > 1 else ''} {names}",
         remedy=f"add to the recipe: shapes: {{{', '.join(each.example for each in lacking)}}}",
+        code="no-profile",
     )
