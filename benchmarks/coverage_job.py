@@ -61,6 +61,8 @@ def measure(payload: dict[str, Any], _progress: object) -> dict[str, Any]:
         except Exception as error:  # noqa: BLE001  # that it raises is the result
             return {**row, "reason": f"RAISED {type(error).__name__}: {error}"}
     row["equal"], row["reason"] = right(model, data, case, frozen)
+    if not row["equal"] and variant != "raw":
+        row["equal"] = row["by float64"] = exact(model, load(case)[0], data, case)
     try:
         row["parsed"], row["built"], reason = build(model, data)
     except TrtforgeError as error:
@@ -161,6 +163,43 @@ def right(model: onnx.ModelProto, data: list[Any], case: Any, frozen: set[str]) 
         else:
             return True, ""
     return False, "; ".join(reasons)
+
+
+def exact(model: onnx.ModelProto, given: onnx.ModelProto, data: list[Any], case: Any) -> bool:
+    """Return whether ``model`` gives what ``given`` computes in float64.
+
+    Asked only where the suite's outputs are missed. Some of them were computed in float32 and hold
+    its rounding errors where the value is 0: an inverse DFT expects 1.9e-7 with a tolerance of
+    1e-7. The tolerances stay the suite's, and so do most values: an expected output that is not
+    within rounding of the float64 one is no proof of anything, and counts as missed.
+    """
+    try:
+        wide = widened(given)
+        for feeds, expected in data:
+            doubles = {n: v.astype(np.float64) if _is_float(v) else v for n, v in feeds.items()}
+            truth = list(by_reference(wide, doubles).values())
+            for one, other in zip(truth, expected, strict=True):
+                bound = np.finfo(np.float32).eps * np.abs(one).max() * 8
+                np.testing.assert_allclose(other, one, rtol=0, atol=bound)
+            found = restored(model, by_onnxruntime(model, adapted_feeds(model, feeds)))
+            compare(found, [t.astype(e.dtype) for t, e in zip(truth, expected, strict=True)], case)
+    except Exception:  # noqa: BLE001  # float64 is one more witness; without it the miss stands
+        return False
+    return bool(data)
+
+
+def widened(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a copy of a model of one node whose float32 inputs and outputs are float64."""
+    assert len(model.graph.node) == 1
+    wide = onnx.ModelProto.FromString(model.SerializeToString())
+    for value in (*wide.graph.input, *wide.graph.output):
+        if value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT:
+            value.type.tensor_type.elem_type = onnx.TensorProto.DOUBLE
+    return wide
+
+
+def _is_float(value: Any) -> bool:
+    return bool(np.asarray(value).dtype == np.float32)
 
 
 def restored(model: onnx.ModelProto, outputs: Mapping[str, Any]) -> list[Any]:

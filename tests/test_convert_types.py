@@ -92,6 +92,39 @@ def truncated(first: np.ndarray[Any, Any], second: np.ndarray[Any, Any]) -> np.n
     return np.array(quotients, dtype=first.dtype)
 
 
+@pytest.mark.parametrize("mode", ["up", "down", "nearest"])
+@pytest.mark.parametrize("saturate", [0, 1])
+@few
+@given(data=st.data())
+def test_float8e8m0_takes_the_power_of_two_that_the_mode_says(
+    mode: str, saturate: int, data: st.DataObject
+) -> None:
+    """ONNX's own conversion is the judge; any float32 may come, also NaN and denormal numbers."""
+    after, count = widened(
+        '<ir_version: 13, opset_import: ["" : 24]> g (float[12] x) => (float[12] y)'
+        f' {{ p = Cast <to = 24, round_mode = "{mode}", saturate = {saturate}> (x)'
+        " y = Cast <to = 1> (p) }",
+    )
+    assert count
+    assert all(value.dtype != ir.DataType.FLOAT8E8M0 for value in all_values(after))
+    x = data.draw(arrays.arrays(np.float32, 12, elements=st.floats(width=32)))
+    bits = onnx.numpy_helper.to_float8e8m0(x, bool(saturate), mode)
+    np.testing.assert_array_equal(run_model(after, {"x": x})["y"], bits.astype(np.float32))
+
+
+def test_an_input_of_float8e8m0_becomes_float32_by_an_adapter() -> None:
+    text = """<ir_version: 13, opset_import: ["" : 24]> g (float8e8m0[4] x) => (float16[4] y)
+        { y = Cast <to = 10> (x) }"""
+    after, _ = widened(text, "adapt")
+    assert [value.dtype for value in after.graph.inputs] == [ir.DataType.FLOAT]
+    x = np.array([2.0**-127, 0.25, 8.0, np.nan], np.float32)
+    np.testing.assert_array_equal(run_model(after, {"x": x})["y"], x.astype(np.float16))
+
+
+def all_values(model: ir.Model) -> list[ir.Value]:
+    return [value for node in model.graph for value in node.outputs]
+
+
 @pytest.mark.parametrize("dtype", sorted(GRIDS, key=str), ids=str)
 @few
 @given(values=arrays.arrays(np.float32, 16))

@@ -2,7 +2,7 @@
 
 An integer type is computed in a wider one and wrapped where a result may leave its range. uint64 is
 computed in int64 with the same bits. A float of 8 or fewer bits is computed in float32, rounded to
-the values that it has.
+the values that it has; float8e8m0, which has powers of two only, included.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx_ir as ir
+
+from trtforge_plugins.convert.float_bits import bits_of_float
 
 if TYPE_CHECKING:
     from trtforge_plugins.convert.builder import Builder
@@ -62,11 +64,13 @@ COMPUTING: Mapping[ir.DataType, ir.DataType] = MappingProxyType({
                     T.INT32),
     T.UINT32: T.INT64,
     T.UINT64: T.INT64,
-    **dict.fromkeys(GRIDS, T.FLOAT),
+    **dict.fromkeys((*GRIDS, T.FLOAT8E8M0), T.FLOAT),
 })  # fmt: skip
 """The type to compute in, which holds every value (uint64: every bit pattern)."""
 
 
+_POWERS_OF_8_BITS = np.append(np.ldexp(np.float32(1), np.arange(-127, 128)), np.float32(np.nan))
+"""The values of float8e8m0 by their bits."""
 IN_RANGE_KEY = "trtforge.in_range"
 """Metadata key of a Cast whose input is known to hold values of its target type only."""
 
@@ -131,6 +135,33 @@ def rounded(
         beyond = build.op("Mul", near, np.float32(np.inf if grid.has_infinity else np.nan))
         bounded = build.op("Where", over, beyond, bounded)
     return build.op("Where", nan, value, bounded) if grid.has_nan else bounded
+
+
+def rounded_to_power(
+    build: Builder, value: ir.Value, mode: str, *, saturate: bool = True
+) -> ir.Value:
+    """Return float32 ``value`` rounded to the values of float8e8m0: powers of two and NaN.
+
+    The sign is dropped and infinity becomes NaN (https://onnx.ai/onnx/technical/float8.html); ties
+    of mode ``nearest`` go up, but to the smallest value down, as in ``to_float8e8m0`` of ONNX's
+    reference implementation.
+    """
+    bits = bits_of_float(build, build.op("Abs", value))
+    field = build.op("Div", bits, 2**23)
+    fraction = build.op("Sub", bits, build.op("Mul", field, 2**23))
+    if mode == "down":
+        index = field
+    else:
+        goes_up = build.op("Greater", fraction, 0)
+        if mode == "nearest":
+            tie = build.op("Equal", fraction, 2**22)
+            least = build.op("Equal", field, 0)
+            beyond = build.op("Greater", fraction, 2**22)
+            goes_up = build.op("Or", beyond, build.op("And", tie, build.op("Not", least)))
+        limit = 0xFE if saturate else 0xFF
+        known = build.op("Less", field, limit)
+        index = build.op("Add", field, build.cast(build.op("And", goes_up, known), T.INT32))
+    return build.op("Gather", _POWERS_OF_8_BITS, index)
 
 
 def _power_of_two(build: Builder, size: ir.Value, grid: Grid) -> ir.Value:

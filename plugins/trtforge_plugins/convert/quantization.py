@@ -142,6 +142,7 @@ def _is_native(node: ir.Node, source: ir.Value, zero: ir.Value | None, kind: ir.
         and not (blocked and zero is None and node.attributes.get_int("output_dtype", 0) == 0
                  and node.op_type == "QuantizeLinear")
         and not (kind in _BLOCKED and _is_odd(source))
+        and not (kind == T.FLOAT4E2M1 and not blocked and node.op_type == "QuantizeLinear")
     )  # fmt: skip
 
 

@@ -13,6 +13,7 @@ from trtforge_plugins.convert.number_types import (
     exact_cast,
     narrowed,
     rounded,
+    rounded_to_power,
 )
 
 T = ir.DataType
@@ -60,7 +61,7 @@ def widened(node: ir.Node, build: Builder) -> list[ir.Value] | str:
         return _shift_bits(node, build)
     if op not in _KEEPS_RANGE | _WRAPS:
         return f"{op} is not computed in another type than {_names(lacking)}"
-    if lacking & set(GRIDS) and op not in _MOVES:
+    if lacking & {*GRIDS, T.FLOAT8E8M0} and op not in _MOVES:
         return f"{op} of {_names(lacking)} has no defined rounding"
     return _computed(node, build)
 
@@ -111,6 +112,11 @@ def _cast(node: ir.Node, build: Builder) -> list[ir.Value] | str:
     value = _number(build, source)
     if source.dtype == T.UINT64 and target not in INTEGERS and target != T.BOOL:
         value = _unsigned_float(build, value)
+    if target == T.FLOAT8E8M0:
+        mode = node.attributes.get_string("round_mode", "up") or "up"
+        saturate = bool(node.attributes.get_int("saturate", 1))
+        value = rounded_to_power(build, build.cast(value, T.FLOAT), mode, saturate=saturate)
+        return [exact_cast(build, value, target)]
     if target in GRIDS:
         saturate = bool(node.attributes.get_int("saturate", 1))
         value = rounded(build, build.cast(value, T.FLOAT), target, saturate=saturate)
