@@ -20,7 +20,7 @@ records recipe recipe_problems schema store surgeon request_check worker model_r
 model_file recipe_stages artifact_file run_folder testing kernel_source verdict outcome
 reference report cache recipe_reader importing kernels
 op_function model_comparison runner report_page
-op_testing evidence bisection
+op_testing evidence bisection accuracy_bisection
 session starter
 api cli.answers
 cli.check cli.doctor cli.look cli.models cli.runs

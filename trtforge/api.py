@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     import onnx
     import onnx_ir as ir
 
+    from trtforge.accuracy_bisection import Blame
     from trtforge.bisection import Reduced, Search
     from trtforge.diagnosis import Diagnosis
 
@@ -159,6 +160,36 @@ def bisect_build(
             profiles=(profile,) if profile else (),
         )
         return reduce_build(ctx.model, step, request, search)
+
+
+def bisect_accuracy(
+    model: str | Path,
+    recipe: str | Path,
+    *,
+    options: RunOptions | None = None,
+    host: Host | None = None,
+) -> Blame:
+    """Find the step of a recipe, and the nodes in it, that cost the accuracy. Builds nothing.
+
+    Args:
+        model: A model file, a folder, or ``package.module:factory``.
+        recipe: A recipe file, or the name of one that ships; its ``require`` decides.
+        options: Settings, shapes and targets.
+        host: The plugins; None: all that are installed.
+
+    Raises:
+        RequestError: recipe, options or model are wrong.
+        StepError: a step failed.
+    """
+    from trtforge.accuracy_bisection import blame
+
+    host = host or Host()
+    resolved = Session.open(recipe, model, options or RunOptions(), host, None).recipe
+    with TemporaryDirectory(prefix="trtforge-bisect-") as folder:
+        ctx = open_model(str(model), Path(folder), host)
+        ctx.given = as_onnx(ctx, str(model))
+        ctx.request = replace(ctx.request, profiles=resolved.profiles, targets=resolved.targets)
+        return blame(resolved, ctx, host)
 
 
 def verify(

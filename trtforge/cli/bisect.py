@@ -1,4 +1,4 @@
-"""``trtforge bisect``: the smallest part of a model that fails."""
+"""``trtforge bisect``: the part of a model that fails to build, or that costs accuracy."""
 
 from __future__ import annotations
 
@@ -10,10 +10,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from trtforge.cli.answers import Json, Shapes, Targets, Without, open_host, say, say_json
-from trtforge.errors import RequestError
+from trtforge.errors import ExitCode, RequestError
 
 if TYPE_CHECKING:
+    from trtforge.accuracy_bisection import Blame
     from trtforge.bisection import Reduced
+    from trtforge.host import Host
+    from trtforge.session import RunOptions
 
 SHOWN = 12
 
@@ -24,6 +27,9 @@ def bisect(
     build: Annotated[
         bool, typer.Option("--build", help="Find the smallest part whose build fails.")
     ] = False,
+    recipe: Annotated[
+        str, typer.Option("--recipe", "-r", help="Find what in this recipe costs accuracy.")
+    ] = "",
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the result.")] = Path(
         "bisect"
     ),
@@ -37,28 +43,64 @@ def bisect(
     as_json: Json = False,
     without: Without = [],  # noqa: B006  # typer copies it
 ) -> None:
-    """Find the smallest part of a model that fails.
+    """Find the part of a model that fails to build, or that costs accuracy.
 
-    Writes the part as a model, and a script that shows the failure without trtforge. Started
-    again with the same folder, it goes on where it was stopped.
+    With --build: the smallest part whose build fails, as a model, and a script that shows it
+    without trtforge; started again with the same folder, it goes on where it was stopped.
+    With --recipe: the step that costs the accuracy, and the nodes to leave out of it.
     """
-    from trtforge.api import bisect_build
-    from trtforge.bisection import Search
     from trtforge.cli.runs import shape_option
-    from trtforge.context import Silent
     from trtforge.session import RunOptions
 
-    if not build:
-        raise RequestError("nothing to look for is named", remedy="give --build")
+    if build == bool(recipe):
+        raise RequestError(
+            "what to look for is not clear", remedy="give either --build or --recipe RECIPE"
+        )
     options = RunOptions(
         settings=settings, shapes=dict(shape_option(text) for text in shapes), targets=targets
     )
+    host = open_host(without)
+    if recipe:
+        _blame(model, recipe, options, host, as_json=as_json)
+        return
+    from trtforge.api import bisect_build
+    from trtforge.bisection import Search
+    from trtforge.context import Silent
+
     search = Search(out, workers, Silent() if as_json else _Lines())
-    found = bisect_build(model, search, options=options, host=open_host(without))
+    found = bisect_build(model, search, options=options, host=host)
     if as_json:
         say_json(asdict(found))
     else:
         _tell(found)
+
+
+def _blame(model: str, recipe: str, options: RunOptions, host: Host, *, as_json: bool) -> None:
+    from trtforge.api import bisect_accuracy
+
+    found = bisect_accuracy(model, recipe, options=options, host=host)
+    if as_json:
+        say_json({**asdict(found), "setting": found.setting})
+    else:
+        _tell_blame(found)
+    raise typer.Exit(ExitCode.REQUIREMENT_MISSED if found.step else ExitCode.DONE)
+
+
+def _tell_blame(found: Blame) -> None:
+    for effect in found.effects:
+        met = "requirement missed" if effect.missed else "met"
+        figures = f"cosine {effect.cosine:.6f}, SQNR {effect.sqnr_db:.1f} dB"
+        say(f"{effect.step:20} {figures}: {met}")
+    if not found.step:
+        say("All requirements are met after every step")
+        return
+    say(f"Step     {found.step} breaks it: {'; '.join(found.effects[-1].missed)}")
+    if not found.nodes:
+        say("Nodes    none alone: leaving nodes out of this step does not help")
+        return
+    say(f"Nodes    {len(found.nodes)} of the {found.of} that it changes cost the accuracy, found")
+    say(f"         by {found.trials} trials (one by one it would take {found.of})")
+    say(f"To do    - {found.setting}")
 
 
 class _Lines:
