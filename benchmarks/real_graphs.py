@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import subprocess
 import sys
@@ -81,7 +82,7 @@ class Bench:
             "export", {"name": wanted.name, "exporter": exporter, "folder": str(folder)}
         )
         if exported["reason"]:
-            self._keep({**row, "raw": {"built": False, "equal": False, **exported}})
+            self._keep({**row, "left_out": exported["reason"]})
             return
         raw = folder / "raw.onnx"
         row["raw"] = self._measured(folder, "raw", wanted, earlier)
@@ -152,6 +153,7 @@ def document(rows: list[dict[str, Any]]) -> str:
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": {name: version(name) for name in ("torch", "onnxruntime", "tensorrt-rtx")},
         "target": "sm_89",
+        "machine": f"{os.cpu_count()} cores, no GPU",
         "summary": real_graph_table.summarize(rows),
     }
     lines = ",\n".join(f"  {json.dumps(row)}" for row in rows)
