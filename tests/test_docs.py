@@ -11,11 +11,16 @@ from pathlib import Path
 import pytest
 
 from trtforge import ExitCode, demo, hooks
+from trtforge.api import run
+from trtforge.bundle.contents import of_runs
+from trtforge.bundle.writer import write
 from trtforge.host import Host
 from trtforge.recipe_reader import parse
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+AFTER_A_RUN = ("bundle",)
+"""Commands that start from a finished run or a bundle."""
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 
@@ -37,6 +42,15 @@ def workplace(tmp_path, monkeypatch):
     recipe = next(body for kind, body in BLOCK.findall(page) if kind == "yaml")
     (tmp_path / "recipe.yaml").write_text(recipe)
     return tmp_path
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A folder with what earlier lines of a page make: a run, and a bundle of it."""
+    folder = tmp_path_factory.mktemp("finished")
+    options = {"shapes": {"image": "1x1x8x8"}, "use_cache": False, "compare": False}
+    write(of_runs([run("fp16", demo.MODEL, out=folder / "out", **options).folder]), folder / "b")
+    return folder
 
 
 @pytest.mark.parametrize("found", list(blocks("python")))
@@ -62,8 +76,13 @@ def commands():
 
 
 @pytest.mark.parametrize("line", list(commands()))
-def test_commands_run(line, workplace):
+def test_commands_run(line, workplace, request):
     words = shlex.split(line, comments=True)[1:]
+    if words[0] in AFTER_A_RUN:
+        place = request.getfixturevalue("finished")
+        shutil.copytree(place / "out", "out")
+        if words[:2] != ["bundle", "pack"]:
+            shutil.copytree(place / "b", "digits.zip")  # a bundle is known by what is in it
     if words[0] == "init":
         (workplace / "recipe.yaml").unlink()
     if words[0] == "verify":
@@ -98,6 +117,8 @@ def test_generated_parts_are_up_to_date(monkeypatch):
 
     stored = (ROOT / "docs" / "report.schema.json").read_text()
     assert stored == write_docs.schema_text(), "write it anew: python scripts/write_docs.py"
+    stored = (ROOT / "docs" / "bundle.schema.json").read_text()
+    assert stored == write_docs.bundle_schema_text(), "write it anew: python scripts/write_docs.py"
     page = (ROOT / "docs" / "conversion.md").read_text()
     assert page == write_docs.with_rules(page), "write it anew: python scripts/write_docs.py"
     findings = (ROOT / "docs" / "findings.md").read_text()

@@ -11,26 +11,29 @@ errors
 quantities delta
 array_files
 file_feeds
-artifacts environment ops hooks terminal demo cli.quick_start
+artifacts environment ops hooks terminal demo cli.quick_start bundle
+bundle.plan_header bundle.signature
 options steps statistics yaml_text graph diagnosis checkup compare worker_process
 to_surgeon targets io_adapter frozen_inputs
 context host weights feeds rounding float4 from_surgeon pictures check_page subgraph
 statistics_report
 records recipe recipe_problems schema store surgeon request_check worker model_refusals
 model_file recipe_stages artifact_file run_folder testing kernel_source verdict outcome
-reference report cache recipe_reader importing kernels
-op_function model_comparison runner report_page
-op_testing evidence bisection accuracy_bisection
-session starter
+reference report cache recipe_reader importing kernels recipe_document
+op_function model_comparison runner report_page bundle.manifest
+op_testing evidence bisection accuracy_bisection bundle.storage bundle.compatibility
+session starter bundle.contents bundle.preflight
+bundle.writer
 api cli.answers
-cli.check cli.doctor cli.look cli.models cli.runs
+cli.bundles cli.check cli.doctor cli.look cli.models cli.runs
 cli.bisect
 cli.app
 cli
 """
 INTERFACE = {
-    "trtforge", "trtforge.array_files", "trtforge.artifacts", "trtforge.compare",
-    "trtforge.diagnosis", "trtforge.errors", "trtforge.feeds", "trtforge.file_feeds",
+    "trtforge", "trtforge.array_files", "trtforge.artifacts", "trtforge.bundle.contents",
+    "trtforge.bundle.writer", "trtforge.compare", "trtforge.diagnosis", "trtforge.environment",
+    "trtforge.errors", "trtforge.feeds", "trtforge.file_feeds",
     "trtforge.frozen_inputs", "trtforge.graph", "trtforge.hooks", "trtforge.host",
     "trtforge.io_adapter", "trtforge.kernel_source", "trtforge.kernels",
     "trtforge.model_comparison", "trtforge.model_file", "trtforge.op_function",

@@ -130,6 +130,16 @@ class Engine(Artifact):
     """TensorRT's detailed layer list, as it printed it."""
     events: tuple[str, ...] = ()
     """TensorRT's warnings and errors, in order."""
+    cuda: str = ""
+    """Major version of CUDA that the library was made for; empty: not known."""
+    platform: str = ""
+    """System and processor that the engine runs on: ``linux-x86_64``; empty: not known."""
+    gpu: str = ""
+    """GPU that it was built on; empty: on none."""
+    hardware_compatibility: Literal["none", "ampere_plus", "same_compute_capability"] = "none"
+    """Which other GPUs the builder was asked to serve."""
+    version_compatible: bool = False
+    """Whether later versions of the library may run it too."""
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import platform
+from contextlib import suppress
 from dataclasses import dataclass
-from importlib.metadata import distributions
+from importlib.metadata import PackageNotFoundError, version
 
 PACKAGES = (
     "trtforge", "numpy", "onnx", "onnx-ir", "onnx-graphsurgeon", "onnxruntime", "onnxruntime-gpu",
@@ -46,13 +47,31 @@ class Environment:
     driver: str
     """Version of the NVIDIA driver, or empty."""
     gpus: tuple[Gpu, ...]
+    cuda: str = ""
+    """Newest CUDA that the driver serves, for example ``13.0``; empty: no driver, or not known."""
+
+    @property
+    def platform(self) -> str:
+        """System and processor as engines name them: ``linux-x86_64``."""
+        return platform_name(self.system.partition(" ")[0], self.machine)
+
+
+def platform_name(system: str, machine: str) -> str:
+    """Return ``linux-x86_64`` and the like; one name for each processor on every system."""
+    processors = {"amd64": "x86_64", "arm64": "aarch64"}
+    return f"{system.lower()}-{processors.get(machine.lower(), machine.lower())}"
+
+
+def this_platform() -> str:
+    """Return the system and processor of this machine: ``linux-x86_64``."""
+    return platform_name(platform.system(), platform.machine())
 
 
 def environment() -> Environment:
     """Read the facts of this machine."""
     import psutil
 
-    driver, gpus = _nvidia()
+    driver, cuda, gpus = _nvidia()
     return Environment(
         python=platform.python_version(),
         system=f"{platform.system()} {platform.release()}",
@@ -62,35 +81,36 @@ def environment() -> Environment:
         packages=installed_packages(),
         driver=driver,
         gpus=gpus,
+        cuda=cuda,
     )
 
 
 def installed_packages() -> dict[str, str]:
     """Return the installed packages that matter, with their versions."""
-    wanted = {name: name for name in PACKAGES}
     found: dict[str, str] = {}
-    for dist in distributions():
-        name = (dist.metadata["Name"] or "").lower().replace("_", "-")
-        if name in wanted:
-            found.setdefault(name, dist.version)
+    for name in PACKAGES:
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
     return dict(sorted(found.items()))
 
 
-def _nvidia() -> tuple[str, tuple[Gpu, ...]]:
-    """Return the driver's version and the GPUs, or nothing where there is no driver."""
+def _nvidia() -> tuple[str, str, tuple[Gpu, ...]]:
+    """Return the versions of driver and CUDA and the GPUs, or nothing where there is no driver."""
     try:
         import pynvml
     except ImportError:
-        return "", ()
+        return "", "", ()
     try:
         pynvml.nvmlInit()
     except pynvml.NVMLError:
-        return "", ()
+        return "", "", ()
     try:
         handles = [
             pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(pynvml.nvmlDeviceGetCount())
         ]
-        return _text(pynvml.nvmlSystemGetDriverVersion()), tuple(map(_gpu, handles))
+        cuda = int(pynvml.nvmlSystemGetCudaDriverVersion_v2())
+        driver = _text(pynvml.nvmlSystemGetDriverVersion())
+        return driver, f"{cuda // 1000}.{cuda % 1000 // 10}", tuple(map(_gpu, handles))
     finally:
         pynvml.nvmlShutdown()
 

@@ -87,6 +87,15 @@ class DataError(RequestError):
     advice = "give an array for each input, with its type and shape"
 
 
+class BundleError(RequestError):
+    """A bundle is damaged, was tampered with, or is of a newer format; nothing of it is used."""
+
+    code = "bad-bundle"
+    advice = (
+        "copy the bundle again from where it was made, and check it with `trtforge bundle inspect`"
+    )
+
+
 class StepError(TrtforgeError):
     """A step failed; ``where`` names the stage and the step."""
 

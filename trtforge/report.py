@@ -264,12 +264,13 @@ def summarize_model(model: ir.Model) -> ModelSummary:
         nodes_by_op=_most_frequent_first(ops),
         parameters=sum(math.prod(tensor.shape.numpy()) for tensor in constants),
         parameter_bytes=sum(tensor.nbytes for tensor in constants),
-        inputs=tuple(map(_summarize_value, model.graph.inputs)),
-        outputs=tuple(map(_summarize_value, model.graph.outputs)),
+        inputs=tuple(map(summarize_value, model.graph.inputs)),
+        outputs=tuple(map(summarize_value, model.graph.outputs)),
     )
 
 
-def _summarize_value(value: ir.Value) -> TensorSummary:
+def summarize_value(value: ir.Value) -> TensorSummary:
+    """Return an input or output of a model as text."""
     dims = [str(dim) if isinstance(dim, int) else dim.value or "?" for dim in value.shape or ()]
     shape = "unknown" if value.shape is None else "x".join(dims) or "scalar"
     return TensorSummary(value.name or "", value.dtype.name.lower() if value.dtype else "?", shape)

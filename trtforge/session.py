@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from trtforge import recipe_document
 from trtforge.artifacts import Comparison, Engine, EngineLayers, PrecisionProof
 from trtforge.context import Context, Request
 from trtforge.errors import EnvironmentLacks, ExitCode, RequestError, TrtforgeError
@@ -169,6 +170,7 @@ class Session:
         from trtforge.evidence import MODEL, Evidence
 
         ctx = self._context(folder.path)
+        folder.write(recipe_document.FILE, recipe_document.text(self.recipe))
 
         def imported(ctx: Context) -> None:
             self._imported(ctx)

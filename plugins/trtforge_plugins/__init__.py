@@ -19,6 +19,7 @@ RECIPES = Path(__file__).parent / "recipes"
 def trtforge_components() -> Iterable[Component]:
     """Offer every step and recipe of this package."""
     from trtforge_plugins import clean, convert, importers, precision, tensorrt
+    from trtforge_plugins.bundle import Bundle
     from trtforge_plugins.engine_layers import ReadLayers
     from trtforge_plugins.fuse_bias_gelu import FuseBiasGelu
     from trtforge_plugins.prove_precision import ProvePrecision
@@ -31,6 +32,7 @@ def trtforge_components() -> Iterable[Component]:
         ReadLayers,
         ProvePrecision,
         Verify,
+        Bundle,
         *sorted(RECIPES.glob("*.yaml")),
     ]
 

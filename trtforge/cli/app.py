@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from trtforge import __version__
-from trtforge.cli import bisect, check, doctor, look, models, runs
+from trtforge.cli import bisect, bundles, check, doctor, look, models, runs
 
 app = typer.Typer(
     name="trtforge",
@@ -50,3 +50,4 @@ for command in (
     look.schema,
 ):
     app.command(command.__name__.rstrip("_"))(command)
+app.add_typer(bundles.app, name="bundle")

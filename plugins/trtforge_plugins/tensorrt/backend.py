@@ -30,6 +30,7 @@ from trtforge import (
     model_file,
 )
 from trtforge.diagnosis import Diagnosis
+from trtforge.environment import this_platform
 from trtforge.targets import KNOWN
 from trtforge.worker import Job, Worker, WorkerFailure
 from trtforge_plugins.tensorrt import gpu
@@ -145,6 +146,11 @@ class TensorRT(Backend):
             memory=Memory(**answer["memory"]),
             layer_dump=layers if answer["has_layers"] else None,
             events=tuple(answer["events"]),
+            cuda=library.cuda,
+            platform=this_platform(),
+            gpu=_gpu_name(library),
+            hardware_compatibility=self.hardware_compatibility,
+            version_compatible=self.version_compatible,
         )
 
     def examine(self, model: ir.Model, ctx: Context) -> Diagnosis:
@@ -291,6 +297,12 @@ class TensorRT(Backend):
             return self.file
         stem = re.sub(r"[^\w.-]+", "-", Path(ctx.request.source).stem).strip("-.")
         return f"{stem or 'model'}.engine"
+
+
+def _gpu_name(library: Library) -> str:
+    """Return the GPU that a build ran on; TensorRT-RTX builds without one."""
+    device = gpu.current() if library.flavor == "tensorrt" else None
+    return device.name if device else ""
 
 
 class _Labelled:

@@ -7,7 +7,9 @@ import os
 import re
 import secrets
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
@@ -34,6 +36,16 @@ class Library:
         name = "TensorRT-RTX" if self.flavor == "tensorrt_rtx" else "TensorRT"
         return f"{name} {self.version}"
 
+    @property
+    def cuda(self) -> str:
+        """Major version of CUDA that the installed wheels are for; empty: not known."""
+        front = self.flavor.replace("_", "-")
+        for major in ("13", "12"):
+            with suppress(PackageNotFoundError):
+                if version(f"{front}-cu{major}-libs") == self.version:
+                    return major
+        return ""
+
     def variables(self) -> dict[str, str]:
         """Return the variables that must be set before a process that imports it starts.
 
@@ -52,9 +64,9 @@ def installed() -> Iterator[Library]:
     """Yield what is installed; TensorRT-RTX first, as it needs no GPU to build."""
     flavors: tuple[Flavor, ...] = ("tensorrt_rtx", "tensorrt")
     for flavor in flavors:
-        version = _version(flavor)
-        if version is not None:
-            yield Library(flavor, version)
+        stated = _version(flavor)
+        if stated is not None:
+            yield Library(flavor, stated)
 
 
 def find(flavor: Literal["auto"] | Flavor = "auto") -> Library:

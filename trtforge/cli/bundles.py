@@ -1,0 +1,167 @@
+"""``trtforge bundle``: pack, inspect, preflight and load bundles."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from trtforge.cli.answers import Json, say, say_json
+from trtforge.errors import ExitCode
+
+if TYPE_CHECKING:
+    from trtforge.bundle.manifest import BundledEngine
+    from trtforge.bundle.preflight import Fit, Preflight
+    from trtforge.bundle.storage import Bundle
+
+app = typer.Typer(help="Bundles: the engines of one model for many machines.", no_args_is_help=True)
+Which = Annotated[Path, typer.Argument(help="A bundle: a folder or a zip file.")]
+Key = Annotated[
+    Path | None,
+    typer.Option("--key", help="Public key (PEM, ed25519) that must have signed the bundle."),
+]
+
+
+@app.command()
+def pack(
+    runs: Annotated[list[Path], typer.Argument(help="Folders of finished runs on one model.")],
+    *,
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="The bundle: a folder, or a file ending in .zip.")
+    ],
+    onnx: Annotated[bool, typer.Option(help="Take the ONNX model along, to rebuild from.")] = True,
+    sign: Annotated[
+        Path | None, typer.Option("--sign", help="Private key (PEM, ed25519) to sign with.")
+    ] = None,
+    licenses: Annotated[
+        list[Path], typer.Option("--license", help="License file of the model; repeatable.")
+    ] = [],  # noqa: B006  # typer copies it
+    as_json: Json = False,
+) -> None:
+    """Pack the engines of runs, for example on several kinds of GPU, into one bundle."""
+    from trtforge.bundle.contents import of_runs
+    from trtforge.bundle.writer import write
+
+    manifest = write(of_runs(runs, licenses=licenses, with_model=onnx), out, key=sign)
+    if as_json:
+        say_json({"bundle": str(out), "manifest": json.loads(manifest.to_json())})
+    else:
+        say(f"{out}: {_count(len(manifest.engines), 'engine')}, {_size(manifest.stored_bytes)}")
+
+
+@app.command()
+def inspect(bundle: Which, *, key: Key = None, as_json: Json = False) -> None:
+    """Check every byte of a bundle and say what is in it."""
+    opened = _open(bundle, key)
+    if as_json:
+        manifest = json.loads(opened.manifest.to_json())
+        say_json({"bundle": str(bundle), "signed_by": opened.signed_by, "manifest": manifest})
+        return
+    _tell(opened)
+
+
+@app.command("preflight")
+def preflight_(
+    bundle: Which,
+    *,
+    env: Annotated[
+        Path | None,
+        typer.Option("--env", help="Another machine: what `trtforge doctor --json` printed there."),
+    ] = None,
+    gpu: Annotated[int | None, typer.Option("--gpu", help="Number of the GPU to use.")] = None,
+    key: Key = None,
+    as_json: Json = False,
+) -> None:
+    """Say which engine of a bundle fits this machine, and why the others do not.
+
+    Loads no engine. The exit code is 1 if none fits.
+    """
+    from trtforge.bundle.preflight import on_gpu, preflight, read_machine
+    from trtforge.environment import environment
+
+    opened = _open(bundle, key)
+    machine = read_machine(env) if env else environment()
+    if gpu is not None:
+        machine = on_gpu(machine, gpu)
+    result = preflight(opened, machine)
+    if as_json:
+        say_json(_data(result, opened))
+    else:
+        _tell_preflight(result, opened)
+    raise typer.Exit(ExitCode.DONE if result.chosen else ExitCode.REQUIREMENT_MISSED)
+
+
+def _open(path: Path, key: Path | None) -> Bundle:
+    from trtforge.bundle.storage import Bundle
+
+    return Bundle(path, key=key)
+
+
+def _tell(opened: Bundle) -> None:
+    manifest = opened.manifest
+    size = _size(manifest.stored_bytes)
+    say(f"{opened.path}: model {manifest.model.name!r}, {size}, written {manifest.created}")
+    for title, tensors in (("input", manifest.model.inputs), ("output", manifest.model.outputs)):
+        for tensor in tensors:
+            say(f"  {title:<7}{tensor.name}: {tensor.dtype} {tensor.shape}")
+    for engine in manifest.engines:
+        say(f"  engine {_engine(engine)}")
+        say(f"         {engine.file}, {_size(manifest.by_path[engine.file].size)}")
+    rebuild = "can be rebuilt" if manifest.model.file else "cannot be rebuilt: no ONNX model"
+    signed = f"signed by {opened.signed_by}" if opened.signed_by else "not signed"
+    say(f"  {_count(len(manifest.files), 'file')}, every hash is right; {rebuild}; {signed}")
+
+
+def _engine(engine: BundledEngine) -> str:
+    where = ", ".join(engine.targets) or "an unknown GPU"
+    part = f", part {engine.part}" if engine.part else ""
+    return f"{engine.flavor} {engine.version}{part} for {where} on {engine.platform or '?'}"
+
+
+def _tell_preflight(result: Preflight, opened: Bundle) -> None:
+    engines = opened.manifest.engines
+    for fit in result.fits:
+        mark = "fits" if fit.fits else "no"
+        say(f"{mark:>5}  {_engine(engines[fit.engine])}")
+        for misfit in fit.misfits:
+            say(f"       {misfit.rule}: {misfit.cause}")
+            say(f"         To do: {misfit.remedy}")
+            if misfit.source:
+                say(f"         See {misfit.source}")
+        for note in fit.notes:
+            say(f"       Note: {note}")
+    say(_verdict(result))
+
+
+def _verdict(result: Preflight) -> str:
+    if result.chosen:
+        return f"Load {', '.join(fit.file for fit in result.chosen)}"
+    if result.can_rebuild:
+        return "No engine fits; it can be rebuilt from the ONNX model: `trtforge bundle load`"
+    return "No engine fits, and the bundle has no ONNX model to rebuild from"
+
+
+def _data(result: Preflight, opened: Bundle) -> dict[str, Any]:
+    def row(fit: Fit) -> dict[str, Any]:
+        engine = opened.manifest.engines[fit.engine]
+        return {**asdict(fit), "fits": fit.fits, "about": _engine(engine)}
+
+    return {
+        "fits": [row(fit) for fit in result.fits],
+        "chosen": [fit.file for fit in result.chosen],
+        "can_rebuild": result.can_rebuild,
+        "verdict": _verdict(result),
+    }
+
+
+def _count(number: int, word: str) -> str:
+    return f"{number} {word}{'' if number == 1 else 's'}"
+
+
+def _size(size: int) -> str:
+    from trtforge.quantities import format_bytes
+
+    return format_bytes(size)
