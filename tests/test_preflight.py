@@ -278,7 +278,7 @@ def test_the_command_judges_another_machine(tmp_path):
     shown = trtforge("bundle", "preflight", place, "--env", env)
     assert shown.code == ExitCode.REQUIREMENT_MISSED
     assert "TensorRT-RTX does not run on NVIDIA A10 (sm_90)" in shown.out
-    assert "No engine fits; it can be rebuilt" in shown.out
+    assert "No engine fits; the bundle has the ONNX model" in shown.out
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"environment": {"python": 3}}'])

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 class Bundle(Step):
     """Pack the engine, its model, recipe, metrics and hashes into one bundle for many machines.
 
-    `trtforge bundle preflight` then says which machines it fits, and `trtforge.load` runs it.
+    `trtforge bundle preflight` then says whether an engine fits a machine.
     """
 
     name: ClassVar[str] = "bundle"

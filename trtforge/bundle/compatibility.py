@@ -138,7 +138,7 @@ def _version(engine: BundledEngine, place: Place) -> Answer:
     if built == here:
         return None
     name, package = NAMES[engine.flavor], engine.flavor.replace("_", "-")
-    remedy = f"pip install {package}=={engine.version}, or rebuild: `trtforge bundle load`"
+    remedy = f"pip install {package}=={engine.version}, or build anew from the bundle's ONNX model"
     differ = f"it was built by {name} {engine.version}, and {place.library.version} is installed"
     if engine.flavor == "tensorrt_rtx":
         return differ, remedy, RTX_COMPATIBILITY
@@ -157,7 +157,7 @@ def _compute_capability(engine: BundledEngine, place: Place) -> Answer:
     if place.sm is None or place.gpu is None:
         return None
     here, named = f"sm_{place.sm}", ", ".join(engine.targets) or "an unknown GPU"
-    remedy = f"build for {here}: add it to `targets`, or `trtforge bundle load` rebuilds here"
+    remedy = f"build for {here}: add it to the recipe's `targets` and run it again"
     if engine.flavor == "tensorrt_rtx" and place.sm not in RTX_GPUS:
         listed = ", ".join(f"sm_{sm}" for sm in sorted(RTX_GPUS))
         return (

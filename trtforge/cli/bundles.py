@@ -1,4 +1,4 @@
-"""``trtforge bundle``: pack, inspect, preflight and load bundles."""
+"""``trtforge bundle``: pack, inspect and preflight bundles."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ def _verdict(result: Preflight) -> str:
     if result.chosen:
         return f"Load {', '.join(fit.file for fit in result.chosen)}"
     if result.can_rebuild:
-        return "No engine fits; it can be rebuilt from the ONNX model: `trtforge bundle load`"
+        return "No engine fits; the bundle has the ONNX model and the recipe to build one from"
     return "No engine fits, and the bundle has no ONNX model to rebuild from"
 
 
