@@ -1,4 +1,10 @@
-"""The rules that make-convertible applies, in one list. The first that answers for a node wins."""
+"""The rules that make-convertible applies, in one list. The first that answers for a node wins.
+
+The order counts only between rules that name the same operator (AffineGrid, MatMul,
+BatchNormalization, GRU, LSTM, Slice, ReduceMax, ReduceMin): the second is asked where the first
+does not answer, and again about the nodes that a rewrite made. The groups are for readers: from
+whole functions to number types.
+"""
 
 from __future__ import annotations
 
