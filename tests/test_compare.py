@@ -165,7 +165,7 @@ def test_a_requirement_that_cannot_be_checked_is_missed():
         "no output has scores"
         in meets(comparison(top1_agreement=None), Requirements(top1_agreement=0.9))[0]
     )
-    assert "no labels" in meets(comparison(), Requirements(accuracy_drop=0.01))[0]
+    assert "neither labels nor a metric" in meets(comparison(), Requirements(accuracy_drop=0.01))[0]
     assert meets(comparison(cosine=float("nan")), Requirements(cosine=0.9))
 
 

@@ -9,12 +9,12 @@ ROOT = Path(__file__).parent.parent
 LEVELS = """
 errors
 quantities delta
-array_files
+array_files user_code
 file_feeds
 artifacts environment ops hooks terminal demo cli.quick_start bundle
 bundle.plan_header bundle.signature
-options steps statistics yaml_text graph diagnosis checkup compare worker_process
-to_surgeon targets io_adapter frozen_inputs
+options steps statistics yaml_text graph diagnosis checkup output_sums worker_process
+compare to_surgeon targets io_adapter frozen_inputs task_accuracy
 context host weights feeds rounding float4 from_surgeon pictures check_page subgraph
 statistics_report
 records recipe recipe_problems schema store surgeon request_check worker model_refusals
@@ -38,7 +38,8 @@ INTERFACE = {
     "trtforge.io_adapter", "trtforge.kernel_source", "trtforge.kernels",
     "trtforge.model_comparison", "trtforge.model_file", "trtforge.op_function",
     "trtforge.op_testing", "trtforge.options", "trtforge.quantities", "trtforge.reference",
-    "trtforge.targets", "trtforge.testing", "trtforge.weights", "trtforge.worker",
+    "trtforge.targets", "trtforge.task_accuracy", "trtforge.testing", "trtforge.user_code",
+    "trtforge.weights", "trtforge.worker",
 }  # fmt: skip
 """What plugins may import; docs/design.md lists it."""
 

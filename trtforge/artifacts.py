@@ -27,6 +27,16 @@ class Artifact:
 
 
 @dataclass(frozen=True)
+class TaskMetric(Artifact):
+    """A function of the user that says how well a model does (:mod:`trtforge.task_accuracy`)."""
+
+    function: str
+    """``package.module:function``."""
+    digest: str
+    """Hash of the file that holds it, so that a result of the step cache is never of older code."""
+
+
+@dataclass(frozen=True)
 class Batches(Artifact):
     """Input data for calibration or comparison."""
 
@@ -38,6 +48,8 @@ class Batches(Artifact):
     """False for synthesized data; every report that rests on it says so."""
     labels: Array | None = None
     """Class labels, one per sample, where the data has them."""
+    metric: TaskMetric | None = None
+    """What task accuracy is; None: the share of samples whose largest score is at the label."""
 
     @property
     def samples(self) -> int:
@@ -222,6 +234,8 @@ class OutputComparison(Artifact):
     """Positions where only one of the two is finite, or where their NaN/Inf differ."""
     problem: str = ""
     """Why the outputs cannot be compared: missing, another shape, another type."""
+    sample_cosine: float | None = None
+    """Smallest cosine of one sample, an entry of the first axis; None below rank 2."""
 
 
 @dataclass(frozen=True)
@@ -234,7 +248,7 @@ class Comparison(Artifact):
     real: bool
     samples: int
     accuracy: Mapping[str, float] = field(default_factory=dict)
-    """Task accuracy, where the data has labels: ``{"given": 0.97, "final": 0.97}``."""
+    """Task accuracy, where the data has labels or a metric: ``{"given": 0.97, "final": 0.97}``."""
 
 
 @dataclass(frozen=True)

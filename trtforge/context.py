@@ -34,12 +34,16 @@ class Requirements:
 
     cosine: float | None = None
     """Smallest cosine similarity of any output with the given model's."""
+    sample_cosine: float | None = None
+    """Smallest cosine similarity of any single sample of any output."""
     top1_agreement: float | None = None
     """Smallest share of samples with the same largest entry, 0..1."""
     sqnr: float | None = None
     """Smallest signal to noise ratio of any output, decibels."""
+    accuracy: float | None = None
+    """Smallest task accuracy of the result; needs labelled data or a metric of your own."""
     accuracy_drop: float | None = None
-    """Largest loss of task accuracy, 0..1; needs labelled data."""
+    """Largest loss of task accuracy; needs labelled data or a metric of your own."""
     precision: bool = True
     """Everything asked for in a type must run in it (see ``prove-precision``)."""
     activation_memory: ByteSize | None = None

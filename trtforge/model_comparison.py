@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from math import inf
 from typing import TYPE_CHECKING
 
@@ -17,6 +16,7 @@ from trtforge.feeds import first
 from trtforge.frozen_inputs import without
 from trtforge.graph import node_count
 from trtforge.reference import Provider, Reference, TensorSpec
+from trtforge.task_accuracy import task_accuracy
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -47,8 +47,8 @@ def compare_models(  # noqa: PLR0913  # two models, the data, and how to run the
 ) -> Comparison:
     """Run both models on ``batches`` under ONNX Runtime and compare all outputs.
 
-    Where the data has labels and the first output has one row of scores a sample, the task
-    accuracy (share of samples whose largest score is at the label) of both is given as well.
+    Where the data has labels or a metric, the task accuracy of both is given as well
+    (:mod:`trtforge.task_accuracy`).
 
     Args:
         given: What is taken for right.
@@ -61,7 +61,7 @@ def compare_models(  # noqa: PLR0913  # two models, the data, and how to run the
 
     Raises:
         ModelError, StepError: ONNX Runtime does not take or run one of the models.
-        DataError: the data does not fit the given model.
+        DataError: the data does not fit the given model, or the user's metric fails.
     """
     count = batches.samples if count is None else count
     expected, actual = (
@@ -81,12 +81,13 @@ def compare_models(  # noqa: PLR0913  # two models, the data, and how to run the
     if problem:
         outputs = tuple(_incomparable(spec.name, problem) for spec in expected.outputs)
         return Comparison(outputs, batches.source, batches.real, samples)
-    right, tested = _Score(batches.labels), _Score(batches.labels)
+    right, tested = task_accuracy(batches), task_accuracy(batches)
     outputs = compare(
-        right.watch(_outputs(expected, feeds, progress or Silent())),
-        tested.watch(_as_typed(expected.outputs, _outputs(actual, feeds, Silent()))),
+        right.watch(feeds, _outputs(expected, feeds, progress or Silent())),
+        tested.watch(feeds, _as_typed(expected.outputs, _outputs(actual, feeds, Silent()))),
     )
-    accuracy = {"given": right.share, "final": tested.share} if right.holds else {}
+    found = {"given": right.value(), "final": tested.value()}
+    accuracy = {name: value for name, value in found.items() if value is not None}
     return Comparison(outputs, batches.source, batches.real, samples, accuracy)
 
 
@@ -166,31 +167,3 @@ def _as_typed(
             name: array.astype(types[name]) if name in types and _is_float(array.dtype) else array
             for name, array in outputs.items()
         }
-
-
-@dataclass
-class _Score:
-    """Counts right answers of one model while its outputs pass by."""
-
-    labels: Array | None
-    right: int = 0
-    seen: int = 0
-    holds: bool = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.holds = self.labels is not None
-
-    @property
-    def share(self) -> float:
-        return self.right / self.seen if self.seen else 0.0
-
-    def watch(self, batches: Iterator[dict[str, Array]]) -> Iterator[dict[str, Array]]:
-        for outputs in batches:
-            scores = next(iter(outputs.values()))
-            if self.labels is not None and self.holds:
-                labels = self.labels[self.seen : self.seen + len(scores)]
-                self.holds = scores.ndim == 2 and len(labels) == len(scores) and labels.ndim == 1
-                if self.holds:
-                    self.right += int(np.count_nonzero(scores.argmax(axis=1) == labels))
-                    self.seen += len(scores)
-            yield outputs

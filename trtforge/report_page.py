@@ -34,8 +34,15 @@ _HEADLINES = {
     ExitCode.ENVIRONMENT_LACKS: "Not done: this environment lacks something",
 }
 
-_CURVES = {"cosine": "cosine similarity", "sqnr": "SQNR in decibels"}
-_FIELDS = {"sqnr": "sqnr_db"}
+_CURVES = {
+    "cosine": "cosine similarity",
+    "sample_cosine": "smallest cosine similarity of a sample",
+    "sqnr": "SQNR in decibels",
+    "top1_agreement": "top-1 agreement",
+    "accuracy": "task accuracy",
+    "accuracy_drop": "task accuracy",
+}
+_FIELDS = {"sqnr": "sqnr_db", "accuracy_drop": "accuracy"}
 
 
 def render(report: Report) -> str:
@@ -134,9 +141,11 @@ def _curve(report: Report) -> Markup | None:
         ("cosine", "cosine similarity"),
     )
     last = len(found.curve) - 1
+    field = _FIELDS.get(figure, figure)
     points = [
-        CurvePoint(point.share, getattr(point, _FIELDS.get(figure, figure)), point.meets, i == last)
+        CurvePoint(point.share, value, point.meets, i == last)
         for i, point in enumerate(found.curve)
+        if (value := getattr(point, field)) is not None
     ]
     return Markup(curve(points, found.required.get(figure), name))  # noqa: S704  # numbers
 
@@ -161,10 +170,10 @@ def _found(report: Report) -> dict[str, str]:
     found: dict[str, Any] = {}
     comparison = report.comparison
     if comparison:
-        for name, figure in (("cosine", "cosine"), ("sqnr", "sqnr_db")):
-            found[name] = _lowest(comparison, figure)
-        found["top1_agreement"] = _lowest(comparison, "top1_agreement")
+        for name in ("cosine", "sample_cosine", "sqnr", "top1_agreement"):
+            found[name] = _lowest(comparison, _FIELDS.get(name, name))
         if len(comparison.accuracy) == 2:
+            found["accuracy"] = comparison.accuracy["final"]
             found["accuracy_drop"] = comparison.accuracy["given"] - comparison.accuracy["final"]
     texts = {name: digits(value, 6) for name, value in found.items() if value is not None}
     if report.precision:

@@ -93,7 +93,8 @@ class NodeGroup(Artifact):
     macs: int
     """Multiply-accumulates of one run; 0 where they are not known."""
     noise: float
-    """Noise power of the outputs over their power, when only this group is quantized."""
+    """Noise power of the outputs over their power, when only this group is quantized; measured on
+    a few samples."""
     kept: bool
     """Whether the group stays in high precision."""
 
@@ -108,10 +109,14 @@ class Evaluated(Artifact):
     """Smallest of all outputs."""
     sqnr_db: float
     """Smallest of all outputs."""
-    task: float | None
+    accuracy: float | None
     """Task accuracy or the user's metric, where there is one."""
     meets: bool
-    """Whether every required accuracy was reached."""
+    """Whether everything that the search aimed at was reached."""
+    sample_cosine: float | None = None
+    """Smallest of any sample of any output."""
+    top1_agreement: float | None = None
+    """Smallest of all outputs that are scores."""
 
 
 @dataclass(frozen=True)
@@ -125,10 +130,14 @@ class Sensitivity(Artifact):
     curve: tuple[Evaluated, ...]
     """In the order in which they were measured; the last one is the choice."""
     required: Mapping[str, float]
-    """The accuracy that was asked for: ``{"cosine": 0.995}``."""
+    """The accuracy that was aimed at: ``{"cosine": 0.995}``."""
     evaluations: float
     """Work of the whole search, in passes of the model over the evaluation data."""
     samples: int
     """Samples of the evaluation data."""
     source: str
     """Which data it rests on."""
+    skip: tuple[str, ...] = ()
+    """The nodes kept in high precision, ready for the option ``skip`` of ``insert-qdq``."""
+    missed: tuple[str, ...] = ()
+    """A sentence for each requirement that even the choice misses; empty: it meets them."""

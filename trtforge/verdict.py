@@ -7,29 +7,34 @@ from typing import TYPE_CHECKING
 
 from trtforge.artifacts import Comparison, Engine, PrecisionProof
 from trtforge.quantities import ByteSize, format_bytes
+from trtforge.statistics import Sensitivity
 
 if TYPE_CHECKING:
     from trtforge.context import Context, Requirements
 
 SHOWN = 5
+ACCURACY = ("cosine", "sample_cosine", "top1_agreement", "sqnr", "accuracy", "accuracy_drop")
+"""The requirements that comparing two models answers."""
 
 
 def missed(ctx: Context) -> list[str]:
     """Return a sentence for each requirement that the run misses, or never measured."""
     require = ctx.request.require
     return [
+        *_search(ctx.find(Sensitivity)),
         *_accuracy(ctx.find(Comparison), require),
         *_precision(ctx.find(PrecisionProof), require),
         *_memory(ctx.find(Engine), require),
     ]
 
 
+def _search(found: Sensitivity | None) -> Iterator[str]:
+    if found is not None and found.missed:
+        yield f"search-precision, closest choice: {'; '.join(found.missed)}"
+
+
 def _accuracy(comparison: Comparison | None, require: Requirements) -> Iterator[str]:
-    asked = [
-        name
-        for name in ("cosine", "top1_agreement", "sqnr", "accuracy_drop")
-        if getattr(require, name) is not None
-    ]
+    asked = [name for name in ACCURACY if getattr(require, name) is not None]
     if comparison is not None:
         from trtforge.compare import meets
 

@@ -12,6 +12,7 @@ from trtforge_plugins.precision.join_products import JoinProducts
 from trtforge_plugins.precision.load_data import LoadData
 from trtforge_plugins.precision.quantize_weights import QuantizeWeights
 from trtforge_plugins.precision.read_ranges import ReadRanges
+from trtforge_plugins.precision.search_precision import SearchPrecision
 from trtforge_plugins.precision.smooth_quant import SmoothQuant
 from trtforge_plugins.precision.write_ranges import WriteRanges
 
@@ -28,6 +29,7 @@ __all__ = [
     "LoadData",
     "QuantizeWeights",
     "ReadRanges",
+    "SearchPrecision",
     "SmoothQuant",
     "WriteRanges",
 ]

@@ -5,9 +5,7 @@ So memory holds one batch, the data can be read again, and its content is part o
 
 from __future__ import annotations
 
-import importlib
 import shutil
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,9 +13,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from trtforge import DataError
+from trtforge.user_code import load_function, user_code
 
 if TYPE_CHECKING:
     from trtforge.artifacts import Array
+
+
+_END = object()
 
 
 def write_batches(loader: str, names: Sequence[str], folder: Path, count: int | None) -> Path:
@@ -32,21 +34,19 @@ def write_batches(loader: str, names: Sequence[str], folder: Path, count: int | 
     Raises:
         DataError: there is no such function, it fails, or it gives something else than batches.
     """
-    batches = _call(loader)
+    batches = iter(_call(loader))
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     samples, number = 0, 0
-    try:
-        for number, batch in enumerate(batches):
-            arrays = _arrays(batch, names, f"{loader}: batch {number}")
-            np.savez(folder / f"{number:06}.npz", **arrays)  # type: ignore[arg-type]  # its stub
-            samples += min((len(array) for array in arrays.values() if array.ndim), default=0)
-            if count is not None and samples >= count:
-                break
-    except DataError:
-        raise
-    except Exception as error:  # the user's code may raise anything
-        raise _failure("the loader failed", f"{loader}: after batch {number}", error) from error
+    while count is None or samples < count:
+        with user_code("the loader failed", f"{loader}: batch {number}"):
+            batch = next(batches, _END)
+        if batch is _END:
+            break
+        arrays = _arrays(batch, names, f"{loader}: batch {number}")
+        np.savez(folder / f"{number:06}.npz", **arrays)  # type: ignore[arg-type]  # its stub
+        samples += min((len(array) for array in arrays.values() if array.ndim), default=0)
+        number += 1
     if not samples:
         raise DataError("the loader gave no sample", where=loader)
     return folder
@@ -69,21 +69,9 @@ def _arrays(batch: object, names: Sequence[str], where: str) -> dict[str, Array]
 
 
 def _call(loader: str) -> Iterable[object]:
-    module, _, name = loader.partition(":")
-    if not module or not name:
-        raise DataError(
-            f"{loader!r} does not name a function", remedy="write package.module:function"
-        )
-    sys.path.insert(0, str(Path.cwd()))
-    try:
-        function = getattr(importlib.import_module(module), name, None)
-        given = function() if callable(function) else None
-    except Exception as error:  # the user's code may raise anything
-        raise _failure("the loader cannot be started", loader, error) from error
-    finally:
-        sys.path.remove(str(Path.cwd()))
-    if not callable(function):
-        raise DataError(f"module {module} has no function {name}", where=loader)
+    function = load_function(loader)
+    with user_code("the loader cannot be started", loader):
+        given = function()
     if not isinstance(given, Iterable) or isinstance(given, Mapping | str | bytes):
         raise DataError(
             f"the loader gave {type(given).__name__}, not batches one after the other",
@@ -91,8 +79,3 @@ def _call(loader: str) -> Iterable[object]:
             remedy="return a list or a generator of batches",
         )
     return given
-
-
-def _failure(what: str, where: str, error: Exception) -> DataError:
-    text = next((line for line in str(error).splitlines() if line.strip()), "")
-    return DataError(f"{what}: {type(error).__name__}: {text[:300]}", where=where)
