@@ -38,8 +38,8 @@ INTERFACE = {
     "trtforge.io_adapter", "trtforge.kernel_source", "trtforge.kernels",
     "trtforge.model_comparison", "trtforge.model_file", "trtforge.op_function",
     "trtforge.op_testing", "trtforge.options", "trtforge.quantities", "trtforge.reference",
-    "trtforge.statistics", "trtforge.targets", "trtforge.task_accuracy", "trtforge.testing", "trtforge.user_code",
-    "trtforge.weights", "trtforge.worker",
+    "trtforge.statistics", "trtforge.targets", "trtforge.task_accuracy", "trtforge.testing",
+    "trtforge.user_code", "trtforge.weights", "trtforge.worker",
 }  # fmt: skip
 """What plugins may import; docs/design.md lists it."""
 

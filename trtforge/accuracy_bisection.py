@@ -20,6 +20,7 @@ from trtforge.host import Host
 from trtforge.recipe import Recipe
 from trtforge.runner import apply_stages
 from trtforge.steps import Backend, Profiler, Step
+from trtforge.verdict import ACCURACY
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -123,8 +124,8 @@ def blame(recipe: Recipe, ctx: Context, host: Host) -> Blame:
     if not host.givers(Comparison):
         raise RequestError("no installed plugin compares models")
     asked = recipe.require
-    stated = (asked.cosine, asked.sqnr, asked.top1_agreement, asked.accuracy_drop)
-    require = asked if any(each is not None for each in stated) else replace(asked, cosine=0.999)
+    stated = any(getattr(asked, name) is not None for name in ACCURACY)
+    require = asked if stated else replace(asked, cosine=0.999)
     work = _Bisection(host, ctx, require)
     apply_stages(recipe.stages, work.follow)
     if work.blamed is None:
