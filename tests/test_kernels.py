@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import re
+import shutil
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+import trtforge_ops
 
 from trtforge import CustomOp, EnvironmentLacks, Launch, RequestError, kernel_source
 from trtforge import kernels as kernels_module
 from trtforge.kernel_source import KernelError, literal, render, render_text, template_path
-from trtforge.kernels import compile_kernel
+from trtforge.kernels import compile_kernel, ptx_version
 from trtforge.targets import KNOWN
 
 SM_86 = KNOWN["sm_86"]
@@ -175,9 +180,51 @@ def test_a_kept_kernel_is_used_and_a_damaged_one_is_not(write: Any, tmp_path: Pa
     assert len(list(store.iterdir())) == 6  # each has its own name; no temporary file is left
 
 
-def test_without_cupy_the_remedy_is_named(write: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    import sys
+@pytest.mark.parametrize(
+    ("cuda", "target", "version"),
+    [(12, "sm_75", "8.0"), (12, "sm_120", "8.7"), (13, "sm_75", "9.0"), (13, "sm_121", "9.0")],
+)
+def test_the_ptx_is_of_the_version_that_the_oldest_driver_reads(
+    cuda: int, target: str, version: str
+) -> None:
+    assert ptx_version(cuda, KNOWN[target]) == version
 
+
+@pytest.mark.parametrize("target", ["sm_75", "sm_89", "sm_110", "sm_121"])
+def test_the_ptx_states_that_version_and_keeps_to_it(target: str, tmp_path: Path) -> None:
+    """An assembler refuses an instruction that came after the version that the text states."""
+    kernel = compile_kernel(trtforge_ops.RMSNorm(), "float16", KNOWN[target])
+    assert len(re.findall(rb"(?m)^\.version (?:8|9)\.\d$", kernel.ptx)) == 1
+    ptxas = shutil.which("ptxas")
+    if ptxas is None:
+        pytest.skip("there is no ptxas, so the stated version was not held against the code")
+    (tmp_path / "kernel.ptx").write_bytes(kernel.ptx)
+    subprocess.run(
+        [ptxas, f"-arch={target}", str(tmp_path / "kernel.ptx"), "-o", str(tmp_path / "out")],
+        check=True,
+    )
+
+
+def test_processes_may_fill_one_store_at_once(tmp_path: Path) -> None:
+    """Each writes the same kernel; whatever a reader finds is whole."""
+    store, code = (
+        tmp_path / "kernels",
+        (
+            "import sys, pathlib, trtforge_ops\n"
+            "from trtforge.kernels import compile_kernel\n"
+            "from trtforge.targets import KNOWN\n"
+            "for _ in range(20):\n"
+            "    kernel = compile_kernel(trtforge_ops.QuantizeInt8(), 'float32', KNOWN['sm_86'],"
+            " pathlib.Path(sys.argv[1]))\n"
+            "    assert kernel.cubin.startswith(b'\\x7fELF')\n"
+        ),
+    )
+    running = [subprocess.Popen([sys.executable, "-c", code, str(store)]) for _ in range(3)]
+    assert [process.wait() for process in running] == [0, 0, 0]
+    assert sorted(path.suffix for path in store.iterdir()) == [".cubin", ".ptx"]
+
+
+def test_without_cupy_the_remedy_is_named(write: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     write(TWICE)
     monkeypatch.setitem(sys.modules, "cupy.cuda", None)
     kernels_module._toolchain.cache_clear()

@@ -14,7 +14,7 @@ file_feeds
 artifacts environment ops hooks terminal demo cli.quick_start bundle
 bundle.plan_header bundle.signature
 options steps statistics yaml_text graph diagnosis checkup output_sums worker_process
-compare to_surgeon targets io_adapter frozen_inputs task_accuracy
+compare to_surgeon targets symbolic op_attributes io_adapter frozen_inputs task_accuracy
 context host weights feeds rounding float4 from_surgeon pictures check_page subgraph
 statistics_report
 records recipe recipe_problems schema store surgeon request_check worker model_refusals
@@ -37,7 +37,8 @@ INTERFACE = {
     "trtforge.frozen_inputs", "trtforge.graph", "trtforge.hooks", "trtforge.host",
     "trtforge.io_adapter", "trtforge.kernel_source", "trtforge.kernels",
     "trtforge.model_comparison", "trtforge.model_file", "trtforge.op_function",
-    "trtforge.op_testing", "trtforge.options", "trtforge.quantities", "trtforge.reference",
+    "trtforge.op_testing", "trtforge.op_attributes", "trtforge.cache", "trtforge.options",
+    "trtforge.quantities", "trtforge.reference", "trtforge.symbolic",
     "trtforge.statistics", "trtforge.targets", "trtforge.task_accuracy", "trtforge.testing",
     "trtforge.user_code", "trtforge.weights", "trtforge.worker",
 }  # fmt: skip

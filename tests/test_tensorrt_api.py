@@ -187,4 +187,5 @@ def made_order(tmp_path: Path) -> BuildOrder:
     )
     model = ir.from_onnx_text('<ir_version: 10, opset_import: ["" : 21]> g (float x) => () {}')
     ctx = Context(model, tmp_path, Request("m"))
-    return step._order(Library("tensorrt", "11"), [], ctx, tmp_path)
+    order = step._order(Library("tensorrt", "11"), [], ctx.request)
+    return step._placed(order, tmp_path, ctx)

@@ -19,6 +19,13 @@ if TYPE_CHECKING:
 HEADERS = Path(__file__).parent / "cuda"
 """What a template may include: ``#include "trtforge/row.cuh"``."""
 
+OLDEST_PTX = {12: (8, 0), 13: (9, 0)}
+"""The PTX that the oldest driver of a CUDA release family reads: R525 of CUDA 12 reads 8.0, R580 of
+CUDA 13 reads 9.0. NVRTC states its own, newer version, which such a driver refuses, whatever the
+code uses (PTX ISA, "Release Notes": later versions only add)."""
+_TARGET_SINCE = {100: (8, 6), 103: (8, 8), 110: (9, 0), 120: (8, 7), 121: (8, 8)}
+"""The first PTX with a compute capability; those before Blackwell are in all of ``OLDEST_PTX``."""
+
 
 @dataclass(frozen=True)
 class Kernel:
@@ -27,7 +34,8 @@ class Kernel:
     entry: str
     """The kernel's name in the code; several kernels have it as their beginning."""
     ptx: bytes
-    """Runs on the compute capability it was compiled for and on later ones."""
+    """Runs on the compute capability it was compiled for and on later ones, from the oldest driver
+    of CUDA's release family on."""
     cubin: bytes
     """Runs on that compute capability (and later minor versions of it) only."""
     source: Source
@@ -58,14 +66,29 @@ def compile_kernel(
     source = render(op, dtype, tactic)
     nvrtc, version, include = _toolchain()
     options = (f"--gpu-architecture={target.name}", "--std=c++17", f"-I{include}")
-    key = digest("\0".join((source.text, _headers_digest(), version, *options[:-1])).encode())
+    stated = ptx_version(int(version.split(".")[0]), target)
+    key = digest(
+        "\0".join((source.text, _headers_digest(), version, stated, *options[:-1])).encode()
+    )
     kept = _read_kept(store, key)
     ptx, cubin = kept or _compile(nvrtc, source, options)
+    ptx = re.sub(rb"(?m)^\.version [0-9.]+", f".version {stated}".encode(), ptx, count=1)
     if store is not None and kept is None:
         for suffix, code in ((".ptx", ptx), (".cubin", cubin)):
             with atomic_file(store / f"{key}{suffix}") as file:
                 file.write(digest(code).encode() + b"\n" + code)
     return Kernel(source.entry, ptx, cubin, source)
+
+
+def ptx_version(cuda: int, target: Target) -> str:
+    """Return the oldest PTX version that knows ``target`` and that all drivers of ``cuda`` read.
+
+    Args:
+        cuda: The major version of the CUDA release that compiles.
+        target: The compute capability.
+    """
+    oldest = OLDEST_PTX.get(cuda, max(OLDEST_PTX.values()))
+    return "{}.{}".format(*max(oldest, _TARGET_SINCE.get(target.sm, oldest)))
 
 
 def _read_kept(store: Path | None, key: str) -> tuple[bytes, bytes] | None:

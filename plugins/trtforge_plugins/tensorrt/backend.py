@@ -29,10 +29,12 @@ from trtforge import (
     Target,
     model_file,
 )
+from trtforge.cache import default_root
 from trtforge.diagnosis import Diagnosis
 from trtforge.environment import this_platform
 from trtforge.targets import KNOWN
 from trtforge.worker import Job, Worker, WorkerFailure
+from trtforge_plugins.engine_layers import parse_layers
 from trtforge_plugins.tensorrt import gpu
 from trtforge_plugins.tensorrt.examination import findings
 from trtforge_plugins.tensorrt.known_failures import causes, failure, listed, remedies, sentence
@@ -40,6 +42,7 @@ from trtforge_plugins.tensorrt.library import Library, find, installed
 from trtforge_plugins.tensorrt.lints import lint
 from trtforge_plugins.tensorrt.model_checks import check_types, prepared, takers
 from trtforge_plugins.tensorrt.order import BuildOrder, Order, Profile
+from trtforge_plugins.tensorrt.plugin_nodes import prove_plugins, with_plugins
 from trtforge_plugins.tensorrt.reproduction import script
 
 Level = Literal[0, 1, 2, 3, 4, 5]
@@ -79,6 +82,9 @@ class TensorRT(Backend):
     """Let the runtime keep weights in host memory, for engines larger than the GPU's memory."""
     refit: bool = False
     """Let the engine's weights be exchanged later; TensorRT-RTX needs the target's GPU for it."""
+    plugins: Literal["auto", "body"] | tuple[str, ...] = "auto"
+    """Custom ops that run by their own CUDA kernel: ``auto``: each whose kernel compiles for all
+    targets; ``body``: none, TensorRT builds their functions' bodies; or the ops' names."""
     tf32: bool = True
     """Allow TF32 for float32 convolutions and matrix products."""
     timing_cache: Path | None = None
@@ -123,8 +129,17 @@ class TensorRT(Backend):
         ready = prepared(model)
         targets = self._targets(library, ctx.request.targets, ready)
         check_types(ready, targets)
+        plugins = with_plugins(model, self.plugins, targets, ctx)
+        if plugins.nodes:
+            ready = prepared(plugins.model)
         with tempfile.TemporaryDirectory(prefix=".tensorrt-", dir=ctx.workdir) as scratch:
             order = self._placed(self._order(library, targets, ctx.request), Path(scratch), ctx)
+            order = replace(
+                order,
+                ops=plugins.classes,
+                kernel_targets=[target.name for target in targets],
+                kernel_store=str(default_root().absolute() / "kernels"),
+            )
             answer = self._call("build", order, ready, ctx, library)
             if answer["refused"]:
                 raise _refusal(answer["refused"], library, ctx)
@@ -132,6 +147,9 @@ class TensorRT(Backend):
                 raise failure(answer["failed"], answer["errors"], answer["warnings"])
             layers = place.with_suffix(".layers.txt")
             if answer["has_layers"]:
+                if plugins.nodes:
+                    text = Path(order.layers).read_text("utf-8", errors="replace")
+                    prove_plugins(plugins.nodes, parse_layers(text))
                 Path(order.layers).replace(layers)
             Path(order.engine).replace(place)
             if order.timing_cache is not None:

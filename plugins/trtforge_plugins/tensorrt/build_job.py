@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
-from trtforge import BuildError, Progress
-from trtforge_plugins.tensorrt import adapter
+from trtforge import BuildError, CustomOp, Progress
+from trtforge.targets import read_target
+from trtforge_plugins.tensorrt import adapter, plugin
 from trtforge_plugins.tensorrt.events import Listener
 from trtforge_plugins.tensorrt.order import BuildOrder, Order
 from trtforge_plugins.tensorrt.profiles import check_profiles
@@ -42,16 +47,17 @@ def build(payload: dict[str, Any], progress: Progress) -> dict[str, Any]:
     started = time.perf_counter()
     listener = Listener(sys.stderr, order.log_level)
     trt = adapter.load(order.flavor)
-    session = adapter.Session(trt, listener)
-    refused = session.parse(Path(order.model))
-    if refused:
-        return {"refused": refused}
-    check_profiles(session.inputs(), order.profiles)
-    try:
-        plan = session.build(order, progress)
-    except BuildError as error:
-        told = {"errors": listener.errors, "warnings": listener.warnings}
-        return {"refused": [], "failed": error.what, **told}
+    with _plugins(trt, order):
+        session = adapter.Session(trt, listener)
+        refused = session.parse(Path(order.model))
+        if refused:
+            return {"refused": refused}
+        check_profiles(session.inputs(), order.profiles)
+        try:
+            plan = session.build(order, progress)
+        except BuildError as error:
+            told = {"errors": listener.errors, "warnings": listener.warnings}
+            return {"refused": [], "failed": error.what, **told}
     with Path(order.engine).open("wb") as file:
         file.write(plan)
     seconds = time.perf_counter() - started
@@ -68,6 +74,35 @@ def build(payload: dict[str, Any], progress: Progress) -> dict[str, Any]:
         "events": listener.events,
         "has_layers": layers is not None,
     }
+
+
+@contextmanager
+def _plugins(trt: Any, order: Order) -> Iterator[None]:
+    """Offer the custom ops to TensorRT as plugins; what failed in them counts more than all else.
+
+    Raises:
+        BuildError: a callback of a plugin failed.
+    """
+    if not order.ops:
+        yield
+        return
+    workshop = plugin.Workshop(
+        trt, tuple(map(read_target, order.kernel_targets)), Path(order.kernel_store)
+    )
+    try:
+        with plugin.offered(workshop, [_op_class(name) for name in order.ops]):
+            yield
+    finally:
+        if workshop.failures:
+            raise BuildError("; ".join(workshop.failures), remedy="mend the custom op")
+
+
+def _op_class(name: str) -> type[CustomOp]:
+    module, _, path = name.partition(":")
+    found = attrgetter(path)(importlib.import_module(module))
+    if not (isinstance(found, type) and issubclass(found, CustomOp)):
+        raise BuildError(f"{name} is no custom op")
+    return found
 
 
 def peak_resident_memory() -> int | None:

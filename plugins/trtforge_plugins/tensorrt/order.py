@@ -18,6 +18,12 @@ class Order:
     """Path of the ONNX file."""
     log_level: str = "INFO"
     """The least severe kind of TensorRT's messages that goes into the log."""
+    ops: list[str] = field(default_factory=list)
+    """Classes of the custom ops that are plugins, as ``module:class``."""
+    kernel_targets: list[str] = field(default_factory=list)
+    """What the plugins' kernels are compiled for: ``sm_86``."""
+    kernel_store: str = ""
+    """Folder that keeps compiled kernels."""
 
 
 @dataclass(frozen=True)
