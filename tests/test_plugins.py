@@ -8,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import broken_ops
+import onnx_ir as ir
 import op_cases
 import pytest
 import trtforge_ops
@@ -16,7 +17,16 @@ from trtforge_plugins.tensorrt import TensorRT, plugin_launch
 from trtforge_plugins.tensorrt.plugin_fields import Carried, read_fields, write_fields
 from trtforge_plugins.tensorrt.plugin_launch import Call, code_for
 
-from trtforge import BuildError, Context, EnvironmentLacks, Request, RequestError, kernel_source
+from trtforge import (
+    BuildError,
+    Context,
+    Dims,
+    EnvironmentLacks,
+    Request,
+    RequestError,
+    ShapeRange,
+    kernel_source,
+)
 from trtforge.op_testing import call_model
 from trtforge.targets import KNOWN
 
@@ -156,3 +166,22 @@ def test_fields_come_back_as_they_were():
     assert read_fields(write_fields(carried)) == carried
     with pytest.raises(BuildError, match="damaged"):
         read_fields({"facts": b"{"})
+
+
+def test_dynamic_shapes_bring_one_tactic_per_choice_of_the_op(step, tmp_path):
+    """Columns of 8 to 8192 want other lanes and items: each choice is compiled and carried."""
+    op = trtforge_ops.RMSNorm()
+    model = call_model(op, [(2, 8), (8,)], "float16", 20)
+    x, weight = model.graph.inputs
+    x.shape, weight.shape = ir.Shape(["rows", "columns"]), ir.Shape(["columns"])
+    model.graph.outputs[0].shape = ir.Shape(["rows", "columns"])
+    profile = {
+        "x": ShapeRange(Dims((1, 8)), Dims((4, 512)), Dims((64, 8192))),
+        "weight": ShapeRange(Dims((8,)), Dims((512,)), Dims((8192,))),
+    }
+    request = Request("dynamic", (profile,), targets=FOUR[:1])
+    engine = step.build(model, Context(model, tmp_path, request, ops=OPS))
+    data = Path(engine.path).read_bytes()
+    tactics = [op.tactic("float16", ((1, n), (n,))) for n in (512, 8, 8192)]
+    assert len({str(tactic) for tactic in tactics}) == 3
+    assert [f"cubin-80-{n}".encode() in data for n in (1, 2, 3, 4)] == [True, True, True, False]
