@@ -20,7 +20,8 @@ statistics_report
 records recipe recipe_problems schema store surgeon request_check worker model_refusals
 model_file recipe_stages artifact_file run_folder testing kernel_source verdict outcome
 reference report cache recipe_reader importing kernels recipe_document
-op_function model_comparison runner report_page bundle.manifest
+op_function model_comparison runner report_page bundle.manifest host_kernels
+host_launch
 op_testing evidence bisection accuracy_bisection bundle.storage bundle.compatibility
 session starter bundle.contents bundle.preflight
 bundle.writer
@@ -37,7 +38,8 @@ INTERFACE = {
     "trtforge.frozen_inputs", "trtforge.graph", "trtforge.hooks", "trtforge.host",
     "trtforge.io_adapter", "trtforge.kernel_source", "trtforge.kernels",
     "trtforge.model_comparison", "trtforge.model_file", "trtforge.op_function",
-    "trtforge.op_testing", "trtforge.op_attributes", "trtforge.cache", "trtforge.options",
+    "trtforge.op_testing", "trtforge.op_attributes", "trtforge.ops", "trtforge.cache",
+    "trtforge.options",
     "trtforge.quantities", "trtforge.reference", "trtforge.symbolic",
     "trtforge.statistics", "trtforge.targets", "trtforge.task_accuracy", "trtforge.testing",
     "trtforge.user_code", "trtforge.weights", "trtforge.worker",

@@ -1,4 +1,4 @@
-"""Every shipped custom op is what it declares: shapes, ONNX function, and it compiles."""
+"""Every shipped custom op is what it declares: shapes, ONNX function, kernel on the CPU."""
 
 import op_cases
 import pytest
@@ -19,6 +19,7 @@ def test_op_is_what_it_declares(op, cases):
     evidence = check_op(op, cases, targets=OLDEST_AND_NEWEST, atol=FLOAT32_LOSS)
     assert {text.split()[0] for text in evidence.compiled} == set(op.dtypes)
     assert max(evidence.opsets) == 22
+    assert evidence.executed_with, "NOT EXECUTED: the kernels' numerics need a C++ compiler (g++)"
 
 
 def test_every_op_has_cases():

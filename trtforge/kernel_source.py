@@ -15,7 +15,10 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx_ir as ir
 
 from trtforge.errors import RequestError, StepError
 
@@ -149,6 +152,34 @@ def render_text(text: str, names: Mapping[str, object], where: Path | str) -> st
             where=f"{where}:{line}" if line else str(where),
             remedy=f"the template may use: {', '.join(sorted(names))}",
         ) from error
+
+
+def explain(source: Source, log: str, purpose: str = "") -> KernelError:
+    """Make an error that shows the compiler's words, the template's line and the CUDA around it."""
+    what = f"the kernel does not compile{' ' * bool(purpose)}{purpose}:\n{log.strip()}"
+    found = re.search(re.escape(source.template.name) + r"[(:](\d+)", log)
+    line = int(found[1]) if found else 0
+    rows = source.text.splitlines()
+    if not 1 <= line <= len(rows):
+        return KernelError(what, where=str(source.template))
+    excerpt = "\n".join(
+        f"  {'>' if number == line else ' '} {number:4} | {rows[number - 1]}"
+        for number in range(max(1, line - 3), min(len(rows), line + 3) + 1)
+    )
+    return KernelError(
+        f"{what}\nthe CUDA that was rendered:\n{excerpt}",
+        where=f"{source.template}:{source.lines[line - 1]}",
+    )
+
+
+def numpy_type(dtype: str) -> np.dtype[Any]:
+    """Return NumPy's type (or ml_dtypes') for ONNX's name of an element type."""
+    return ir.DataType[onnx_name(dtype)].numpy()
+
+
+def onnx_name(dtype: str) -> str:
+    """Return the name of an element type in ``onnx_ir.DataType``."""
+    return {"float32": "FLOAT", "float64": "DOUBLE"}.get(dtype, dtype.upper())
 
 
 def literal(value: object) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trtforge.errors import EnvironmentLacks
-from trtforge.kernel_source import KernelError, Source, render
+from trtforge.kernel_source import Source, explain, render
 from trtforge.store import atomic_file, digest
 
 if TYPE_CHECKING:
@@ -116,28 +116,19 @@ def _compile(nvrtc: Any, source: Source, options: tuple[str, ...]) -> tuple[byte
         nvrtc.compileProgram(program, options)
         ptx, cubin = nvrtc.getPTX(program), nvrtc.getCUBIN(program)
     except nvrtc.NVRTCError as error:
-        raise _explain(source, nvrtc.getProgramLog(program)) from error
+        raise explain(source, nvrtc.getProgramLog(program)) from error
     finally:
         nvrtc.destroyProgram(program)
     return (ptx if isinstance(ptx, bytes) else ptx.encode()), cubin
 
 
-def _explain(source: Source, log: str) -> KernelError:
-    """Make an error that shows the compiler's words, the template's line and the CUDA around it."""
-    name = source.template.name
-    found = re.search(re.escape(name) + r"\((\d+)\)", log)
-    if found is None:
-        return KernelError(f"the kernel does not compile:\n{log}", where=str(source.template))
-    line = int(found[1])
-    rows = source.text.splitlines()
-    excerpt = "\n".join(
-        f"  {'>' if number == line else ' '} {number:4} | {rows[number - 1]}"
-        for number in range(max(1, line - 3), min(len(rows), line + 3) + 1)
-    )
-    return KernelError(
-        f"the kernel does not compile:\n{log.strip()}\nthe CUDA that was rendered:\n{excerpt}",
-        where=f"{source.template}:{source.lines[line - 1]}",
-    )
+def cuda_headers() -> str:
+    """Return the folder of CUDA's own headers.
+
+    Raises:
+        EnvironmentLacks: CuPy, NVRTC or CUDA's headers are not here.
+    """
+    return _toolchain()[2]
 
 
 @cache

@@ -12,9 +12,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx_ir as ir
 
+from trtforge.cache import default_root
 from trtforge.errors import EnvironmentLacks
+from trtforge.host_kernels import host_compiler
+from trtforge.host_launch import KERNELS, ORDERS, launch_on_host
+from trtforge.kernel_source import numpy_type, onnx_name
 from trtforge.kernels import Kernel, compile_kernel
 from trtforge.op_function import OpsetTooOld, call_op
+from trtforge.ops import cut_to_counts, launches
 from trtforge.targets import KNOWN, Target, read_target
 from trtforge.testing import run_model
 
@@ -41,6 +46,9 @@ class OpEvidence:
     """Opsets in which ONNX Runtime ran the function and it equalled the reference."""
     compiled: tuple[str, ...]
     """``float16 sm_86`` and so on."""
+    executed_with: str
+    """The C++ compiler by which the kernel, executed on the CPU, equalled the reference; empty:
+    there was none, so *not executed here*."""
     kernel_ran_on: str
     """The GPU on which the kernel equalled the reference; empty: there was none, so *not run*."""
 
@@ -53,7 +61,11 @@ def check_op(
     rtol: float | None = None,
     atol: float = 1e-6,
 ) -> OpEvidence:
-    """Hold ``op`` to its declaration: shapes, ONNX function, compilation and, on a GPU, the kernel.
+    """Hold ``op`` to its declaration: shapes, ONNX function, compilation, and the kernel itself.
+
+    The kernel is executed on the CPU, in two orders of its threads (see
+    :mod:`trtforge.host_launch`), and on a GPU where there is one. What is compiled is kept in
+    trtforge's cache folder.
 
     Args:
         op: The op with its attributes set.
@@ -74,12 +86,12 @@ def check_op(
     opsets = tuple(version for version in OPSETS if _check_function(op, cases, version, rtol, atol))
     if not opsets:
         raise AssertionError(f"{op.name}: its ONNX function fits none of the opsets {OPSETS}")
-    compiled = []
-    for dtype in op.dtypes:
-        for target in targets:
-            if dtype in target.dtypes or dtype.startswith("int"):
-                compile_kernel(op, dtype, target)
-                compiled.append(f"{dtype} {target}")
+    compiled = _compile_all(op, targets)
+    compiler = host_compiler()
+    if compiler:
+        for case in cases:
+            for dtype in op.dtypes:
+                check_on_host(op, make_inputs(op, case, dtype, rng), dtype, rtol=rtol, atol=atol)
     gpu = gpu_name()
     if gpu:
         for case in cases:
@@ -89,7 +101,23 @@ def check_op(
                     f"{op.name} on {gpu}, {dtype}, {shapes_of(case)}",
                     op.reference(*inputs), launch_op(op, inputs, dtype), rtol, atol,
                 )  # fmt: skip
-    return OpEvidence(opsets, tuple(compiled), gpu)
+    return OpEvidence(opsets, compiled, compiler, gpu)
+
+
+def check_on_host(
+    op: CustomOp, inputs: Sequence[Array], dtype: str, *, rtol: float | None = None,
+    atol: float = 1e-6,
+) -> None:  # fmt: skip
+    """Execute the kernels of ``op`` on the CPU and compare them with the reference.
+
+    Raises:
+        AssertionError: they differ, or the kernel does what it must not.
+        EnvironmentLacks: there is no C++ compiler.
+    """
+    expected = op.reference(*inputs)
+    for order in ORDERS:
+        what = f"{op.name} on the CPU, {dtype}, {[array.shape for array in inputs]}, {order}"
+        _check_close(what, expected, launch_on_host(op, inputs, dtype, order), rtol, atol)
 
 
 def make_inputs(op: CustomOp, case: Case, dtype: str, rng: np.random.Generator) -> list[Array]:
@@ -120,15 +148,6 @@ def _random(shape: Shape, dtype: str, rng: np.random.Generator) -> Array:
     if dtype == "bool":
         return rng.integers(0, 2, shape).astype(np.bool_)
     return np.asarray(2 * rng.standard_normal(shape)).astype(numpy_type(dtype))
-
-
-def numpy_type(dtype: str) -> np.dtype[Any]:
-    """Return NumPy's type (or ml_dtypes') for ONNX's name of an element type."""
-    return ir.DataType[_onnx_name(dtype)].numpy()
-
-
-def _onnx_name(dtype: str) -> str:
-    return {"float32": "FLOAT", "float64": "DOUBLE"}.get(dtype, dtype.upper())
 
 
 def gpu_name() -> str:
@@ -191,24 +210,7 @@ def launch_op(
         if (data[:GUARD] != 0xA5).any() or (data[GUARD + size :] != 0xA5).any():
             raise AssertionError(f"{op.name}: the kernel wrote outside its output {shape}")
         found.append(data[GUARD : GUARD + size].view(kind).reshape(shape))
-    return _cut(op, found, [int(count.get()[0]) for count in counts])
-
-
-def _cut(op: CustomOp, outputs: Sequence[Array], counts: Sequence[int]) -> tuple[Array, ...]:
-    """Return the outputs, the counted ones without what is behind their last entry."""
-    by_name = dict(zip(op.counted, counts, strict=True))
-    return tuple(
-        output[: by_name[port.name]] if port.name in by_name else output
-        for port, output in zip(op.output_ports(), outputs, strict=True)
-    )
-
-
-def launches(
-    op: CustomOp, inputs: tuple[Shape, ...], outputs: tuple[Shape, ...], tactic: Tactic
-) -> tuple[Launch, ...]:
-    """Return the launches of ``op``, one after the other."""
-    found = op.launch(inputs, outputs, tactic)
-    return found if isinstance(found, tuple) else (found,)
+    return cut_to_counts(op, found, [int(count.get()[0]) for count in counts])
 
 
 def entry_of(kernel: Kernel, launch: Launch) -> str:
@@ -248,7 +250,17 @@ def call_model(op: CustomOp, case: Case, dtype: str, opset: int) -> ir.Model:
 
 
 def _tensor_type(port: Port, dtype: str) -> ir.TensorType:
-    return ir.TensorType(ir.DataType[_onnx_name(port.type_for(dtype))])
+    return ir.TensorType(ir.DataType[onnx_name(port.type_for(dtype))])
+
+
+def _compile_all(op: CustomOp, targets: Sequence[Target]) -> tuple[str, ...]:
+    compiled = []
+    for dtype in op.dtypes:
+        for target in targets:
+            if dtype in target.dtypes or dtype.startswith("int"):
+                compile_kernel(op, dtype, target, default_root() / KERNELS)
+                compiled.append(f"{dtype} {target}")
+    return tuple(compiled)
 
 
 def _check_shapes(op: CustomOp, inputs: Sequence[Array]) -> None:
@@ -258,7 +270,8 @@ def _check_shapes(op: CustomOp, inputs: Sequence[Array]) -> None:
     counts = [shape[0] for port, shape in zip(op.output_ports(), actual, strict=True)
               if port.name in op.counted]  # fmt: skip
     most = tuple(
-        x.shape for x in _cut(op, [np.empty(shape, np.bool_) for shape in declared], counts)
+        x.shape
+        for x in cut_to_counts(op, [np.empty(shape, np.bool_) for shape in declared], counts)
     )
     if most != actual:
         raise AssertionError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -125,3 +125,22 @@ def _port(text: str) -> Port:
 def ceil_div(count: int, size: int) -> int:
     """Return how many blocks of ``size`` hold ``count`` items."""
     return -(-count // size)
+
+
+def launches(
+    op: CustomOp, inputs: tuple[Shape, ...], outputs: tuple[Shape, ...], tactic: Tactic
+) -> tuple[Launch, ...]:
+    """Return the launches of ``op``, one after the other."""
+    found = op.launch(inputs, outputs, tactic)
+    return found if isinstance(found, tuple) else (found,)
+
+
+def cut_to_counts(
+    op: CustomOp, outputs: Sequence[Array], counts: Sequence[int]
+) -> tuple[Array, ...]:
+    """Return the outputs, the counted ones without what is behind their last entry."""
+    by_name = dict(zip(op.counted, counts, strict=True))
+    return tuple(
+        output[: by_name[port.name]] if port.name in by_name else output
+        for port, output in zip(op.output_ports(), outputs, strict=True)
+    )

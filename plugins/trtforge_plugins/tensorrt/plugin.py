@@ -24,7 +24,7 @@ import numpy as np
 from trtforge import BuildError, CustomOp, Tactic, Target
 from trtforge.kernels import compile_kernel
 from trtforge.op_attributes import read_written
-from trtforge.op_testing import launches
+from trtforge.ops import launches
 from trtforge.symbolic import evaluate, trace
 from trtforge_plugins.tensorrt.plugin_fields import Carried, read_fields, write_fields
 

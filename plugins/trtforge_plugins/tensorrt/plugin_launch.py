@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from trtforge import BuildError, CustomOp, EnvironmentLacks, Shape
-from trtforge.op_testing import launches, load_module
+from trtforge.op_testing import load_module
+from trtforge.ops import launches
 from trtforge_plugins.tensorrt.plugin_fields import Carried
 
 

@@ -1,0 +1,34 @@
+"""Kernels of the shipped ops, executed on the CPU with NaN, infinities and zeros."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import op_cases
+import pytest
+
+from trtforge.op_testing import check_on_host, make_inputs
+
+SPECIAL = (np.nan, np.inf, -np.inf, 0.0, -0.0)
+
+
+def with_special_values(arrays: list[Any], rng: np.random.Generator) -> list[Any]:
+    """Put special values at random places of the first input; its last row stays as it is."""
+    first = arrays[0].copy()
+    flat = first.reshape(-1)
+    if first.dtype.kind not in "iub" and first.ndim and first.shape[0] > 1:
+        places = rng.choice(first[:-1].size, min(len(SPECIAL), first[:-1].size), replace=False)
+        flat[places] = np.array(SPECIAL[: len(places)], first.dtype)
+    return [first, *arrays[1:]]
+
+
+@pytest.mark.parametrize(
+    ("op", "cases"), op_cases.CASES, ids=[op_cases.name(op) for op, _ in op_cases.CASES]
+)
+def test_special_values_go_through_as_the_reference_says(op: Any, cases: Any) -> None:
+    rng = np.random.default_rng(1)
+    for dtype in op.dtypes:
+        inputs = with_special_values(make_inputs(op, cases[0], dtype, rng), rng)
+        with np.errstate(all="ignore"):  # the reference computes with them, too
+            check_on_host(op, inputs, dtype, atol=1e-5)
