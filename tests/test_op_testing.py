@@ -85,7 +85,7 @@ class Positive(CustomOp):
     inputs = ("x",)
     outputs = ("y",)
     dtypes = ("float32",)
-    kernel = "unused.cu.jinja"
+    kernel = "positive.cu.jinja"
     counted = ("y",)
     function = """
         zero = Constant <value_float = 0.0> ()
@@ -97,7 +97,7 @@ class Positive(CustomOp):
         return inputs
 
     def launch(self, inputs: Any, outputs: Any, tactic: Any) -> Launch:
-        return Launch(1, 32)
+        return Launch(1, 32, scalars=inputs[0])
 
     def reference(self, *inputs: Any) -> Any:
         return (inputs[0][inputs[0] > 0],)
