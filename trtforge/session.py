@@ -170,11 +170,11 @@ class Session:
         from trtforge.evidence import MODEL, Evidence
 
         ctx = self._context(folder.path)
-        folder.write(recipe_document.FILE, recipe_document.text(self.recipe))
 
         def imported(ctx: Context) -> None:
             self._imported(ctx)
             (folder.path / REPORT).unlink(missing_ok=True)  # of the run that is resumed
+            folder.write(recipe_document.FILE, recipe_document.text(self.recipe))
             evidence.imported()
 
         cache = self._cache()
