@@ -462,6 +462,9 @@ class Nvml:
     def nvmlSystemGetDriverVersion(self):  # noqa: N802  # the name that the library has
         return b"580.1"  # bytes in old versions of the library, text in new ones
 
+    def nvmlSystemGetCudaDriverVersion_v2(self):  # noqa: N802  # the name that the library has
+        return 13000
+
     def nvmlDeviceGetName(self, handle):  # noqa: N802  # the name that the library has
         return "NVIDIA L4"
 
@@ -475,7 +478,7 @@ class Nvml:
 def test_the_gpus_of_this_machine(monkeypatch):
     monkeypatch.setitem(sys.modules, "pynvml", Nvml(driver=True))
     found = environment()
-    assert (found.driver, found.gpus) == ("580.1", (L4,))
+    assert (found.driver, found.cuda, found.gpus) == ("580.1", "13.0", (L4,))
     monkeypatch.setitem(sys.modules, "pynvml", Nvml(driver=False))
     assert environment().gpus == ()
     monkeypatch.setitem(sys.modules, "pynvml", None)

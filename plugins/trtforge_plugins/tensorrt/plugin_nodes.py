@@ -53,6 +53,8 @@ def with_plugins(
     for name in named:
         if name not in ctx.ops:
             raise RequestError(f"plugins: there is no custom op {name!r}")
+    if not named and not any(f"{n.domain}::{n.op_type}" in ctx.ops for n in nodes(model)):
+        return Plugins(model)
     copy = model.clone()
     refused: dict[tuple[str, str], str] = {}
     swapped: list[str] = []
