@@ -56,6 +56,8 @@ def test_run_time_scales_are_the_same(
     x = np.random.default_rng(0).normal(size=(1, 2, 5, 6)).astype(np.float32)
     feeds = {"x": x, "s": np.asarray([1, 1, *scales], np.float32)}
     assume([int(n * s) for n, s in zip((5, 6), feeds["s"][2:], strict=True)] == sizes)
+    # The reference floors in float64, ONNX Runtime in float32: 5 * 1.4 gives 6 entries or 7.
+    assume([int(n * float(s)) for n, s in zip((5, 6), feeds["s"][2:], strict=True)] == sizes)
     after, count, _ = convert(text)
     assert count == 1
     # ONNX's reference: ONNX Runtime aligns corners by the rounded size. A coordinate that lies
@@ -63,6 +65,18 @@ def test_run_time_scales_are_the_same(
     expected = reference(onnx.parser.parse_model(text), feeds)
     assume(mode != "nearest" or off_the_middle(place, feeds["s"][2:], sizes))
     assert_close(list(run_model(after, feeds).values()), list(expected.values()), 1e-4, 1e-4)
+
+
+def test_a_size_that_float32_rounds_up_is_the_one_that_onnxruntime_gives() -> None:
+    """1.4 is a little less in float32; times 5 it rounds to 7, which the model declares."""
+    text = model('mode="linear"', "float[4] s", '"", s', "1,2,7,6")
+    x = np.random.default_rng(0).normal(size=(1, 2, 5, 6)).astype(np.float32)
+    feeds = {"x": x, "s": np.asarray([1, 1, 1.4, 1], np.float32)}
+    after, count, _ = convert(text)
+    assert count == 1
+    expected = run_model(onnx.parser.parse_model(text), feeds)["y"]
+    assert expected.shape == (1, 2, 7, 6)
+    assert_close([run_model(after, feeds)["y"]], [expected], 1e-4, 1e-4)
 
 
 def off_the_middle(place: str, scales: np.ndarray, sizes: list[int]) -> bool:
