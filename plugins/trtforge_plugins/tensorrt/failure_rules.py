@@ -9,7 +9,6 @@ A rule has these keys:
   failure may match, because it would be the better explanation.
 * ``cause``: one sentence; ``{op}`` is the operator. ``remedies``: what to do, best first.
 * ``environment``: true where the machine lacks something, not the model.
-* ``ask``: options of the step ``tensorrt`` to change one at a time, to find the cause.
 * ``examples``: texts that were seen, with TensorRT's version and, for public ones, the page.
 """
 
@@ -47,7 +46,6 @@ class Rule:
     examples: tuple[Example, ...]
     unless: re.Pattern[str] | None = None
     without: re.Pattern[str] | None = None
-    ask: tuple[str, ...] = ()
     environment: bool = False
 
     def explains(self, text: str, others: Collection[str] = ()) -> bool:
@@ -85,6 +83,5 @@ def _rule(data: Mapping[str, Any]) -> Rule:
             **patterns,
             "remedies": tuple(data["remedies"]),
             "examples": tuple(examples),
-            "ask": tuple(data.get("ask", ())),
         }
     )
