@@ -6,12 +6,14 @@ NumPy itself is imported where it is used: commands that only look at recipes st
 from __future__ import annotations
 
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 from math import prod
 from pathlib import Path
+from tokenize import TokenError
 from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,6 +27,16 @@ if TYPE_CHECKING:
 
 _LONGEST_HEADER = 10_000
 """As numpy's own limit."""
+_UNREADABLE = (
+    ValueError,
+    EOFError,
+    zipfile.BadZipFile,
+    RuntimeError,  # an encrypted archive
+    NotImplementedError,  # an unknown compression
+    SyntaxError,  # a header that is no Python literal
+    TokenError,
+    zlib.error,
+)
 
 
 @dataclass(frozen=True)
@@ -200,8 +212,7 @@ def _reading(path: Path) -> Iterator[None]:
         ) from error
     except OSError as error:
         raise DataError(f"cannot be read: {error.strerror or error}", where=str(path)) from error
-    except (ValueError, EOFError, zipfile.BadZipFile, RuntimeError, NotImplementedError) as error:
-        # RuntimeError: an encrypted archive. NotImplementedError: an unknown compression.
+    except _UNREADABLE as error:
         raise DataError(
             f"this is no readable {path.suffix} file: {error}",
             where=str(path),

@@ -173,7 +173,7 @@ def _remembered(file: Path, code: str) -> dict[str, bool]:
         data = json.loads(file.read_bytes()) if file.is_file() else {}
         verdicts = data["verdicts"] if data.get("code") == code else {}
         return {str(key): value is True for key, value in verdicts.items()}
-    except (OSError, ValueError, AttributeError, KeyError, TypeError):
+    except (OSError, ValueError, AttributeError, KeyError, TypeError, RecursionError):
         return {}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import prod
 from pathlib import Path
 
 import onnx
@@ -10,6 +11,11 @@ import onnx_ir as ir
 from trtforge.errors import ModelError
 from trtforge.quantities import format_bytes
 
+LARGEST = 2**58
+"""Entries of the largest array that NumPy addresses, of any type."""
+_FIELDS = (
+    "float_data", "int32_data", "int64_data", "uint64_data", "double_data", "string_data",
+)  # fmt: skip
 # First bytes of the files that people give by mistake, what they are, and what to do.
 _SIGNATURES = (
     (
@@ -80,7 +86,13 @@ def check_tensor(tensor: ir.TensorProtocol, file: Path) -> None:
         raise ModelError("the tensor has no type", where=where)
     if isinstance(tensor, ir.ExternalTensor):
         _check_external(tensor, file, where)
-        return
+    else:
+        _check_entries(tensor, where)
+    if prod(dim for dim in tensor.shape.numpy() if dim) > LARGEST:  # a 0 hides what no array holds
+        raise ModelError(f"the shape {tensor.shape} is larger than any array", where=where)
+
+
+def _check_entries(tensor: ir.TensorProtocol, where: str) -> None:
     needed, held = _entries(tensor)
     if needed != held:
         raise ModelError(
@@ -103,6 +115,8 @@ def _entries(tensor: ir.TensorProtocol) -> tuple[int, int]:
     if proto.HasField("raw_data"):
         return tensor.nbytes, len(proto.raw_data)
     held = len(getattr(proto, onnx.helper.tensor_dtype_to_field(proto.data_type)))
+    if not held:
+        held = sum(len(getattr(proto, each)) for each in _FIELDS) if not tensor.size else 0
     if tensor.dtype in (ir.DataType.COMPLEX64, ir.DataType.COMPLEX128):
         return 2 * tensor.size, held
     return tensor.nbytes if tensor.dtype.bitwidth in (2, 4) else tensor.size, held
