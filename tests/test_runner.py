@@ -1,9 +1,11 @@
 """The runner: order, repetition, cache, resume after kill -9, and named failures."""
 
+import importlib
 import os
 import signal
 import subprocess
 import sys
+import types
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -324,6 +326,37 @@ def test_large_weights_stay_in_the_users_file(host, folder, tmp_path):
     assert [own.path for own in entry.weights.values()] == [str(tmp_path / "w.bin")]
     (tmp_path / "w.bin").write_bytes(data.tobytes() + b"more")
     assert cache.find("k") is None
+
+
+@pytest.mark.parametrize("file", ["__init__.py", "kernel.cu.jinja"])
+def test_another_kernel_of_a_custom_op_is_another_key(tmp_path, monkeypatch, file):
+    """The kernel goes into the engine but not into the model, so the model's hash misses it."""
+    from trtforge.cache import StepCache, code_digest
+    from trtforge.context import Request
+
+    package = tmp_path / "ops_of_somebody"
+    package.mkdir()
+    (package / "__init__.py").write_text("class Op: pass\n")
+    (package / "kernel.cu.jinja").write_text("void f() {}\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    op = importlib.import_module(package.name).Op
+    cache = StepCache(tmp_path / "cache", {})
+    before = cache.key("state", (), Request("m"), [op])
+    assert cache.key("state", (), Request("m"), [op]) == before
+    (package / file).write_text((package / file).read_text() + "\n// edited\n")
+    code_digest.cache_clear()  # as in a new process
+    assert cache.key("state", (), Request("m"), [op]) != before
+    del sys.modules[package.name]
+
+
+def test_code_without_a_file_is_never_found_by_another_process(monkeypatch):
+    from trtforge.cache import code_digest
+
+    monkeypatch.setitem(sys.modules, "of_a_notebook", types.ModuleType("of_a_notebook"))
+    first = code_digest("of_a_notebook")
+    assert code_digest("of_a_notebook") == first
+    code_digest.cache_clear()  # as in a new process
+    assert code_digest("of_a_notebook") != first
 
 
 def test_the_cache_forgets_what_was_not_used_for_long(host, folder):

@@ -1,7 +1,8 @@
 """The step cache: what a step made of a model, by content, so that nothing is done twice.
 
-A key covers the model, the artifacts, the step with its options, the code of its package, the
-files it reads, and the facts of the environment that matter. A change of any of them is a miss.
+A key covers the model, the artifacts, the step with its options, the code of its package and of the
+custom ops, the files it reads, and the facts of the environment that matter. A change of any of
+them is a miss.
 """
 
 from __future__ import annotations
@@ -30,12 +31,13 @@ from trtforge.store import Blobs, atomic_file, digest, file_digest, freeze, thaw
 if TYPE_CHECKING:
     import onnx_ir as ir
 
+    from trtforge.ops import CustomOp
     from trtforge.recipe import Stage
 
 FORMAT = 2
 LIBRARIES = ("numpy", "onnx", "onnx-ir", "onnx-graphsurgeon", "onnxruntime", "ml_dtypes")
 DEFAULT_LIMIT = 20 * 2**30
-CODE_SUFFIXES = (".py", ".jinja", ".cu", ".yaml")
+CODE_SUFFIXES = (".py", ".jinja", ".cu", ".cuh", ".yaml")
 
 
 @dataclass(frozen=True)
@@ -126,8 +128,14 @@ def request_key(request: Request) -> dict[str, Any]:
 
 @cache
 def code_digest(package: str) -> str:
-    """Return the hash of the code files of a top-level package or module."""
-    origin = Path(import_module(package).__file__ or "")
+    """Return the hash of the code files of a top-level package or module.
+
+    Code without a file, of a notebook for example, has another hash in each process.
+    """
+    file = getattr(import_module(package), "__file__", None)
+    if file is None:
+        return digest(os.urandom(16))
+    origin = Path(file)
     files = [origin]
     if origin.name == "__init__.py":
         files = [path for path in origin.parent.rglob("*") if path.suffix in CODE_SUFFIXES]
@@ -164,8 +172,18 @@ class StepCache:
         self._known = known
         self._limit = limit
 
-    def key(self, state: str, stages: Iterable[Stage], request: Request) -> str:
-        """Return the key of applying ``stages`` to a state; their names do not matter."""
+    def key(
+        self,
+        state: str,
+        stages: Iterable[Stage],
+        request: Request,
+        ops: Iterable[type[CustomOp]] = (),
+    ) -> str:
+        """Return the key of applying ``stages`` to a state; their names do not matter.
+
+        The code of the packages of ``ops`` counts: a kernel goes into the engine, not the model.
+        """
+        packages = sorted({op.__module__.partition(".")[0] for op in ops})
         parts = {
             "format": FORMAT,
             "state": state,
@@ -176,6 +194,7 @@ class StepCache:
             "request": request_key(request),
             "libraries": library_versions(),
             "host": code_digest("trtforge"),
+            "ops": {package: code_digest(package) for package in packages},
         }
         return digest(json.dumps(parts, sort_keys=True, default=str).encode())
 

@@ -200,7 +200,7 @@ class Runner:
     def _key(self, unit: Unit, state: str | None, ctx: Context) -> str | None:
         if self._cache is None or state is None or not unit.cacheable:
             return None
-        return self._cache.key(state, unit.stages, ctx.request)
+        return self._cache.key(state, unit.stages, ctx.request, ctx.ops.values())
 
     def _find(self, key: str | None) -> Entry | None:
         return self._cache.find(key) if self._cache and key and self._reading else None

@@ -6,7 +6,7 @@ number at byte 4 is 0. This is what NVIDIA's own ``trtexec --getPlanVersionOnly`
 
 TensorRT-RTX engines: no public page states the layout. Engines of 1.4, 1.5, 1.6 and 1.7, built for
 this purpose, all begin with ``vtrt``, and have the file's size at byte 16 and the version in bytes
-24 to 27 (``benchmarks/bundle.py`` looks again). NVIDIA's own check of them,
+24 to 27 (``benchmarks/bundle.py`` looks again, at the installed version only). NVIDIA's own check,
 ``IRuntime::getEngineValidity``, also reads these 64 bytes only.
 
 The GPUs an engine is for stand in neither header; they are in the bundle's manifest.
