@@ -4,6 +4,7 @@ Whole packs, rows that packs would cross, tails, rows longer than the registers 
 many blocks, nothing at all.
 """
 
+import array_op_cases
 import trtforge_ops as ops
 
 ROWS = [(4, 64), (3, 5, 7), (1, 13), (1, 1), (129, 3072), (2, 20000), (0, 8)]
@@ -54,7 +55,9 @@ CASES = [
     (ops.RotaryEmbedding(interleaved=True), ROPE),
     (ops.RotaryEmbedding(heads_last=True), ROPE_HEADS_LAST),
     (ops.RotaryEmbedding(interleaved=True, heads_last=True), ROPE_HEADS_LAST),
+    *array_op_cases.CASES,
 ]
+TOLERANCES = array_op_cases.TOLERANCES
 
 
 def name(op):

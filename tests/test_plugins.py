@@ -47,12 +47,18 @@ def step():
 @pytest.mark.parametrize("kind", trtforge_ops.OPS, ids=lambda kind: kind.op_type.fget(kind()))
 def test_each_op_builds_into_an_engine(kind, step, tmp_path):
     op, case = FIRST[kind]
-    model = call_model(op, case, "float16", 20)
+    dtype = "float16" if "float16" in op.dtypes else op.dtypes[0]
+    model = call_model(op, case, dtype, 20)
     targets = FP8 if "float8" in str(kind.outputs) else FOUR
     ctx = Context(model, tmp_path, Request("one", targets=targets), ops=OPS)
     engine = step.build(model, ctx)
     kinds = [layer.kind for layer in read_engine_layers(engine).layers]
-    assert (kinds, ctx.notes) == (["custom_layer"], [])
+    if kind.counted:  # TensorRT-RTX runs it between its own graphs, and then reads the counts
+        assert set(kinds) == {"TrainStation", "PluginV3", "DeviceToShapeHost"}
+        assert kinds.count("DeviceToShapeHost") == len(kind.counted)
+    else:
+        assert kinds == ["custom_layer"]
+    assert ctx.notes == []
     data = Path(engine.path).read_bytes()
     assert all(f"cubin-{target.sm}-1".encode() in data for target in targets)
 

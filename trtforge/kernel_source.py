@@ -30,7 +30,9 @@ CUDA_TYPES: Mapping[str, tuple[str, str]] = {
     "float16": ("__half", "cuda_fp16.h"),
     "bfloat16": ("__nv_bfloat16", "cuda_bf16.h"),
     "float8e4m3fn": ("__nv_fp8_e4m3", "cuda_fp8.h"),
+    "bool": ("bool", ""),
     "int8": ("signed char", ""),
+    "uint8": ("unsigned char", ""),
     "int32": ("int", ""),
     "int64": ("long long", ""),
 }

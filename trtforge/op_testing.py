@@ -257,7 +257,7 @@ def _compile_all(op: CustomOp, targets: Sequence[Target]) -> tuple[str, ...]:
     compiled = []
     for dtype in op.dtypes:
         for target in targets:
-            if dtype in target.dtypes or dtype.startswith("int"):
+            if dtype in target.dtypes or dtype.startswith(("int", "uint", "bool")):
                 compile_kernel(op, dtype, target, default_root() / KERNELS)
                 compiled.append(f"{dtype} {target}")
     return tuple(compiled)

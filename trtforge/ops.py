@@ -116,6 +116,11 @@ class CustomOp(ABC):
         """Return the outputs with their types."""
         return tuple(map(_port, cls.outputs))
 
+    @classmethod
+    def count_ports(cls) -> tuple[Port, ...]:
+        """Return what a kernel writes behind its outputs: the lengths of the counted ones."""
+        return tuple(Port(f"{name}_count", "int32") for name in cls.counted)
+
 
 def _port(text: str) -> Port:
     name, _, dtype = (part.strip() for part in text.partition(":"))

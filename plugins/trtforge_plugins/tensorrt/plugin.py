@@ -134,7 +134,7 @@ class Callbacks:
         self.title = f"custom op {op.name}, node {layer!r}"
         self.plugin_name, self.plugin_version = plugin_name(type(op)), VERSION
         self.plugin_namespace = op.domain
-        self.num_outputs = len(op.outputs)
+        self.num_outputs = len(op.outputs) + len(op.counted)
         self._kept: Any = None
 
     @guarded(lambda self: self)
@@ -153,7 +153,7 @@ class Callbacks:
         """Return the outputs' types."""
         dtype = _type_of(self.op, [TYPES[each.name] for each in types])
         names = {ours: theirs for theirs, ours in TYPES.items()}
-        ports = self.op.output_ports()
+        ports = (*self.op.output_ports(), *self.op.count_ports())
         return [getattr(self.workshop.trt.DataType, names[port.type_for(dtype)]) for port in ports]
 
     @guarded(lambda _: [])
@@ -161,9 +161,13 @@ class Callbacks:
         """Return the outputs' shapes as TensorRT's expressions."""
         shapes = trace(self.op.shapes, [len(dims) for dims in inputs])
         ours = _Dimensions(self.workshop.trt, inputs, maker)
-        return [
-            self.workshop.trt.DimsExprs([evaluate(dim, ours) for dim in shape]) for shape in shapes
-        ]
+        sizes = [[evaluate(dim, ours) for dim in shape] for shape in shapes]
+        ports = [port.name for port in self.op.output_ports()]
+        for at, name in enumerate(self.op.counted, len(ports)):
+            most = sizes[ports.index(name)]
+            most[0] = maker.declare_size_tensor(at, most[0], most[0])
+            sizes.append([])  # the count itself
+        return [self.workshop.trt.DimsExprs(shape) for shape in sizes]
 
     @guarded(lambda _: True)
     def supports_format_combination(self, at: int, tensors: Any, _inputs: int) -> bool:
@@ -172,7 +176,7 @@ class Callbacks:
         names = [TYPES.get(each.type.name, "") for each in descriptions]
         if descriptions[-1].format != self.workshop.trt.TensorFormat.LINEAR:
             return False
-        ports = (*self.op.input_ports(), *self.op.output_ports())
+        ports = (*self.op.input_ports(), *self.op.output_ports(), *self.op.count_ports())
         letters = [
             name for name, port in zip(names, ports[: at + 1], strict=True) if port.dtype == "T"
         ]
@@ -198,10 +202,10 @@ class Callbacks:
         self.carried = _compiled(self.op, dtype, tactics, self.workshop)
 
     @guarded(lambda _: 0)
-    def get_workspace_size(self, inputs: Any, outputs: Any) -> int:
+    def get_workspace_size(self, inputs: Any, _outputs: Any) -> int:
         """Return the scratch memory at the largest shapes, bytes."""
-        largest = [tuple(tuple(each.max) for each in group) for group in (inputs, outputs)]
-        return self.op.workspace(*largest)
+        largest = tuple(tuple(each.max) for each in inputs)
+        return self.op.workspace(largest, self.op.shapes(*largest))
 
     @guarded(lambda _: [])
     def get_valid_tactics(self) -> list[int]:
@@ -235,14 +239,15 @@ class Callbacks:
     def on_shape_change(self, _inputs: Any, _outputs: Any) -> None:
         """Nothing to prepare: each launch computes its sizes."""
 
-    def enqueue(  # noqa: PLR0913, PLR0917  # TensorRT's signature
-        self, inputs: Any, outputs: Any, sources: Any, results: Any, scratch: int, stream: int
+    def enqueue(
+        self, inputs: Any, _outputs: Any, sources: Any, results: Any, scratch: int, stream: int
     ) -> None:
         """Start the kernels."""
         from trtforge_plugins.tensorrt.plugin_launch import Call, enqueue
 
-        shapes = [tuple(tuple(each.dims) for each in group) for group in (inputs, outputs)]
-        call = Call(shapes[0], shapes[1], (*sources,), (*results,), scratch, stream)
+        shapes = tuple(tuple(each.dims) for each in inputs)
+        most = self.op.shapes(*shapes)  # of a counted output TensorRT knows no size yet
+        call = Call(shapes, most, (*sources,), (*results,), scratch, stream)
         enqueue(self.op, self.carried, self.chosen, call)
 
 

@@ -26,7 +26,7 @@ class Call:
     sources: tuple[int, ...]
     """Addresses of the inputs."""
     results: tuple[int, ...]
-    """Addresses of the outputs."""
+    """Addresses of the outputs, and of the counts of counted ones."""
     scratch: int
     """Address of the workspace."""
     stream: int

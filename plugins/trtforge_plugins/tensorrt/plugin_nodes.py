@@ -133,6 +133,9 @@ def _swap(node: ir.Node, kind: type[CustomOp], ops: Mapping[str, type[CustomOp]]
     for name, text in texts.items():
         node.attributes.add(ir.AttrString(name, text))
     node.op_type, node.overload = plugin_name(kind), ""
+    node.resize_outputs(len(kind.outputs) + len(kind.counted))
+    for value, port in zip(node.outputs[len(kind.outputs) :], kind.count_ports(), strict=True):
+        value.name = f"{node.name}_{port.name}"  # the parser wants all outputs of the plugin
     return node.name
 
 

@@ -1,0 +1,49 @@
+"""Bitwise operators on integers: TensorRT has none."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+
+from trtforge import CustomOp, Launch, Shape, Tactic, ceil_div
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+@dataclass(frozen=True)
+class Bitwise(CustomOp):
+    """``y = a & b``, ``a | b`` or ``a ^ b``; ``b`` has the shape of ``a``, or one element."""
+
+    name = "trtforge::Bitwise"
+    inputs = ("a", "b")
+    outputs = ("y",)
+    dtypes = ("int32", "int64", "uint8", "int8")
+    kernel = "bitwise.cu.jinja"
+    since = 18
+    tactics: ClassVar = {"block": (256, 128, 512), "items": (4, 1, 8)}
+    function = """
+        y = Bitwise{{ operator | capitalize }} (a, b)
+    """
+
+    operator: Literal["and", "or", "xor"] = "and"
+    """What is done with each pair of bits."""
+
+    def shapes(self, *inputs: Shape) -> tuple[Shape, ...]:
+        """Return the shape of ``a``."""
+        return (inputs[0],)
+
+    def launch(
+        self, inputs: tuple[Shape, ...], outputs: tuple[Shape, ...], tactic: Tactic
+    ) -> Launch:
+        """``items`` elements per thread, ``block`` apart."""
+        size = prod(inputs[0])
+        grid = max(1, ceil_div(size, tactic["block"] * tactic["items"]))
+        return Launch(grid, tactic["block"], (size, int(prod(inputs[1]) != 1)))
+
+    def reference(self, *inputs: Array) -> tuple[Array, ...]:
+        """Ask NumPy."""
+        name = {"and": np.bitwise_and, "or": np.bitwise_or, "xor": np.bitwise_xor}[self.operator]
+        return (name(*inputs),)

@@ -1,0 +1,53 @@
+"""Compress: the rows that a condition chooses; how many there are depends on the data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from trtforge import CustomOp, Launch, Shape, Tactic
+from trtforge_ops.select import select_launches, select_workspace
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+@dataclass(frozen=True)
+class Compress(CustomOp):
+    """The entries of ``x`` along its first axis for which ``condition`` holds, in order.
+
+    ``condition`` [n] may be shorter than that axis; what it does not reach is left out.
+    """
+
+    name = "trtforge::Compress"
+    inputs = ("x", "condition: bool")
+    outputs = ("y",)
+    counted = ("y",)
+    dtypes = ("float32", "float16", "bfloat16", "int32", "int64")
+    kernel = "compress.cu.jinja"
+    function = """
+        columns = NonZero (condition)
+        first = Constant <value_ints = [0]> ()
+        places = Squeeze (columns, first)
+        y = Gather <axis = 0> (x, places)
+    """
+
+    def shapes(self, *inputs: Shape) -> tuple[Shape, ...]:
+        """Return room for all entries that the condition reaches."""
+        return ((min(inputs[0][0], inputs[1][0]), *inputs[0][1:]),)
+
+    def launch(
+        self, inputs: tuple[Shape, ...], outputs: tuple[Shape, ...], tactic: Tactic
+    ) -> tuple[Launch, ...]:
+        """Choose among the rows; then one thread per element."""
+        return select_launches(outputs[0][0], prod(outputs[0]), (prod(inputs[0][1:]),))
+
+    def workspace(self, inputs: tuple[Shape, ...], outputs: tuple[Shape, ...]) -> int:
+        """Counts and places."""
+        return select_workspace(outputs[0][0])
+
+    def reference(self, *inputs: Array) -> tuple[Array, ...]:
+        """Ask NumPy."""
+        return (np.compress(inputs[1], inputs[0], axis=0),)

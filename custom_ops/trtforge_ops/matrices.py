@@ -1,0 +1,111 @@
+"""Determinant and inverse of many small matrices: elimination with partial pivoting."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from trtforge import CustomOp, Launch, RequestError, Shape, Tactic
+
+Array = np.ndarray[Any, np.dtype[Any]]
+MOST = 64
+"""Rows of the largest matrix: two of them lie in the shared memory of every GPU."""
+BLOCK = 128
+
+
+@dataclass(frozen=True)
+class Det(CustomOp):
+    """The determinants of ``x`` […, n, n], n at most 64, computed in float32."""
+
+    name = "trtforge::Det"
+    inputs = ("x",)
+    outputs = ("y",)
+    dtypes = ("float32", "float16", "bfloat16")
+    kernel = "matrices.cu.jinja"
+    function = """
+        wide = Cast <to = 1> (x)
+        result = Det (wide)
+        y = CastLike (result, x)
+    """
+
+    def shapes(self, *inputs: Shape) -> tuple[Shape, ...]:
+        """Return the shape of ``x`` without the last two axes."""
+        return (inputs[0][:-2],)
+
+    def launch(
+        self, inputs: tuple[Shape, ...], outputs: tuple[Shape, ...], tactic: Tactic
+    ) -> Launch:
+        """A block per matrix.
+
+        Raises:
+            RequestError: the matrices are too large, or not square.
+        """
+        *batch, rows, size = inputs[0]
+        if rows != size or size > MOST:
+            raise RequestError(
+                f"custom op {self.name} takes square matrices of at most {MOST} rows, "
+                f"not {rows}x{size}"
+            )
+        count = prod(batch)
+        return Launch(max(1, count), BLOCK, (count, size), shared_bytes=8 * size * size)
+
+    def reference(self, *inputs: Array) -> tuple[Array, ...]:
+        """Compute in float64, then round."""
+        return (np.asarray(np.linalg.det(inputs[0].astype(np.float64))).astype(inputs[0].dtype),)
+
+
+@dataclass(frozen=True)
+class Inverse(Det):
+    """The inverses of ``x`` […, n, n], n at most 64, computed in float32.
+
+    A singular matrix gives infinities and NaN. The ONNX function cannot choose pivots: it iterates
+    ``y = y (2 - x y)`` (Schulz, 1933) 40 times, from the start of Pan and Reif (1985), which is
+    enough for condition numbers of thousands.
+    """
+
+    name = "trtforge::Inverse"
+    since = 18
+    function = """
+        wide = Cast <to = 1> (x)
+        shape = Shape (x)
+        last = Constant <value_ints = [-1]> ()
+        rows = Gather (shape, last)
+        batch_shape = Concat <axis = 0> (last, rows, rows)
+        matrix = Reshape (wide, batch_shape)
+        size = Abs (matrix)
+        one = Constant <value_ints = [1]> ()
+        two = Constant <value_ints = [2]> ()
+        column_sums = ReduceSum (size, one)
+        row_sums = ReduceSum (size, two)
+        largest_column = ReduceMax (column_sums, two)
+        largest_row = ReduceMax (row_sums, one)
+        scale = Mul (largest_column, largest_row)
+        turned = Transpose <perm = [0, 2, 1]> (matrix)
+        y0 = Div (turned, scale)
+        count = Squeeze (rows)
+        zero = Constant <value_int = 0> ()
+        step = Constant <value_int = 1> ()
+        numbers = Range (zero, count, step)
+        column = Unsqueeze (numbers, one)
+        diagonal = Equal (numbers, column)
+        unit = Cast <to = 1> (diagonal)
+        twice = Add (unit, unit)
+        {% for i in range(40) %}
+        p{{ i }} = MatMul (matrix, y{{ i }})
+        r{{ i }} = Sub (twice, p{{ i }})
+        y{{ i + 1 }} = MatMul (y{{ i }}, r{{ i }})
+        {% endfor %}
+        shaped = Reshape (y40, shape)
+        y = CastLike (shaped, x)
+    """
+
+    def shapes(self, *inputs: Shape) -> tuple[Shape, ...]:
+        """Return the shape of ``x``."""
+        return (inputs[0],)
+
+    def reference(self, *inputs: Array) -> tuple[Array, ...]:
+        """Compute in float64, then round."""
+        return (np.linalg.inv(inputs[0].astype(np.float64)).astype(inputs[0].dtype),)

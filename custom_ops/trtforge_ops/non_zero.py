@@ -1,0 +1,53 @@
+"""NonZero: where a tensor is not zero; how many places there are depends on the data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from trtforge import CustomOp, Launch, Shape, Tactic
+from trtforge_ops.scatter import lengths
+from trtforge_ops.select import select_launches, select_workspace
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+@dataclass(frozen=True)
+class NonZero(CustomOp):
+    """``places`` [count, rank]: the indices of what is not zero, in order.
+
+    It is the transpose of ONNX's NonZero, because a counted axis comes first.
+    """
+
+    name = "trtforge::NonZero"
+    inputs = ("x",)
+    outputs = ("places: int64",)
+    counted = ("places",)
+    dtypes = ("float32", "float16", "bfloat16", "int32", "bool")
+    kernel = "non_zero.cu.jinja"
+    function = """
+        columns = NonZero (x)
+        places = Transpose <perm = [1, 0]> (columns)
+    """
+
+    def shapes(self, *inputs: Shape) -> tuple[Shape, ...]:
+        """Return room for all entries of ``x``."""
+        return ((prod(inputs[0]), len(inputs[0])),)
+
+    def launch(
+        self, inputs: tuple[Shape, ...], outputs: tuple[Shape, ...], tactic: Tactic
+    ) -> tuple[Launch, ...]:
+        """Choose among all entries; then one thread per index."""
+        size, rank = outputs[0]
+        return select_launches(size, size * rank, (rank, *lengths(inputs[0])))
+
+    def workspace(self, inputs: tuple[Shape, ...], outputs: tuple[Shape, ...]) -> int:
+        """Counts and places."""
+        return select_workspace(outputs[0][0])
+
+    def reference(self, *inputs: Array) -> tuple[Array, ...]:
+        """Ask NumPy."""
+        return (np.argwhere(inputs[0]),)

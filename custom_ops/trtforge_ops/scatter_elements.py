@@ -1,0 +1,64 @@
+"""ScatterElements with a reduction: single updates along one axis, combined with what is there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from trtforge import CustomOp, Launch, Shape, Tactic, ceil_div
+from trtforge_ops.scatter import BLOCK, MOST_AXES, Reduction, combined, lengths
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+@dataclass(frozen=True)
+class ScatterElements(CustomOp):
+    """``y = data``, then for each place p of ``indices``: ``y[p with indices[p] along axis]``.
+
+    The entry there becomes ``reduction(entry, updates[p])``. All three inputs have the same rank.
+    Float updates of the same place are combined in any order. Sums of 16-bit types would lose
+    small updates: cast to float32 before it.
+    """
+
+    name = "trtforge::ScatterElements"
+    inputs = ("data", "indices: int64", "updates")
+    outputs = ("y",)
+    dtypes = ("float32", "int32", "int64")
+    kernel = "scatter_elements.cu.jinja"
+    since = 18
+    function = """
+        y = ScatterElements <axis = {{ axis }}, reduction = "{{ reduction }}"> (
+            data, indices, updates
+        )
+    """
+
+    axis: int = 0
+    """The axis that the indices name places on; a negative one counts from the end."""
+    reduction: Reduction = "add"
+    """How an update is combined with what is there."""
+
+    def shapes(self, *inputs: Shape) -> tuple[Shape, ...]:
+        """Return the shape of ``data``."""
+        return (inputs[0],)
+
+    def launch(
+        self, inputs: tuple[Shape, ...], outputs: tuple[Shape, ...], tactic: Tactic
+    ) -> tuple[Launch, ...]:
+        """Copy the data; then one thread per update."""
+        data, indices, updates = inputs
+        axis = self.axis % len(data) + MOST_AXES - len(data)
+        scalars = (prod(data), prod(updates), axis, *lengths(data), *lengths(indices))
+        return (
+            Launch(max(1, ceil_div(prod(data), BLOCK)), BLOCK, scalars, kernel="copy"),
+            Launch(max(1, ceil_div(prod(updates), BLOCK)), BLOCK, scalars, kernel="apply"),
+        )
+
+    def reference(self, *inputs: Array) -> tuple[Array, ...]:
+        """Combine with NumPy's ``ufunc.at``."""
+        data, indices, updates = inputs
+        places: list[Array] = list(np.indices(indices.shape))
+        places[self.axis] = indices
+        return (combined(data, tuple(places), updates, self.reduction),)

@@ -1,0 +1,68 @@
+"""Unique: the distinct values of a tensor; how many there are depends on the data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from trtforge import CustomOp, Launch, Shape, Tactic, ceil_div
+from trtforge_ops.select import CHUNK
+from trtforge_ops.sorting import BLOCK, padded, sort_launches
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+@dataclass(frozen=True)
+class Unique(CustomOp):
+    """The distinct values of ``x``, sorted, as ONNX's Unique without an axis gives them.
+
+    ``first`` [count] is where in the flattened ``x`` each value comes first, ``inverse`` [size] the
+    number of each entry's value, ``counts`` [count] how often each comes. A NaN equals no other.
+    """
+
+    name = "trtforge::Unique"
+    inputs = ("x",)
+    outputs = ("values", "first: int64", "inverse: int64", "counts: int64")
+    counted = ("values", "first", "counts")
+    dtypes = ("float32", "int32", "int64")
+    kernel = "unique.cu.jinja"
+    function = """
+        values, first, inverse, counts = Unique (x)
+    """
+
+    def shapes(self, *inputs: Shape) -> tuple[Shape, ...]:
+        """Return room for as many values as there are entries."""
+        return ((prod(inputs[0]),),) * 4
+
+    def launch(
+        self, inputs: tuple[Shape, ...], outputs: tuple[Shape, ...], tactic: Tactic
+    ) -> tuple[Launch, ...]:
+        """Sort the indices; number the values; then how often each comes."""
+        (size,) = outputs[0]
+        chunks = max(1, ceil_div(size, CHUNK))
+        sizes = (size, padded(size), chunks)
+        once = (0, 0, *sizes)
+        return (
+            Launch(max(1, ceil_div(padded(size), BLOCK)), BLOCK, once, kernel="start"),
+            *sort_launches(size, sizes),
+            Launch(chunks, BLOCK, once, kernel="count"),
+            Launch(1, BLOCK, once, kernel="number"),
+            Launch(chunks, BLOCK, once, kernel="values"),
+            Launch(max(1, ceil_div(size, BLOCK)), BLOCK, once, kernel="counts"),
+        )
+
+    def workspace(self, inputs: tuple[Shape, ...], outputs: tuple[Shape, ...]) -> int:
+        """The order, the chunks' counts, and where each value starts in the order."""
+        (size,) = outputs[0]
+        return 4 * (padded(size) + max(1, ceil_div(size, CHUNK)) + size)
+
+    def reference(self, *inputs: Array) -> tuple[Array, ...]:
+        """Ask NumPy."""
+        flat = inputs[0].reshape(-1)
+        found = np.unique(
+            flat, return_index=True, return_inverse=True, return_counts=True, equal_nan=False
+        )
+        return (found[0], *(part.astype(np.int64) for part in found[1:]))
