@@ -16,7 +16,6 @@ from trtforge_plugins.engine_layers import read_engine_layers
 from trtforge_plugins.tensorrt import TensorRT, plugin_launch
 from trtforge_plugins.tensorrt.plugin_fields import Carried, read_fields, write_fields
 from trtforge_plugins.tensorrt.plugin_launch import Call, code_for
-from trtforge_plugins.tensorrt.plugin_nodes import with_plugins
 
 from trtforge import (
     BuildError,
@@ -26,7 +25,6 @@ from trtforge import (
     Request,
     RequestError,
     ShapeRange,
-    StepError,
     kernel_source,
 )
 from trtforge.op_testing import call_model
@@ -193,17 +191,3 @@ def test_dynamic_shapes_bring_one_tactic_per_choice_of_the_op(step, tmp_path):
     tactics = [op.tactic("float16", ((1, n), (n,))) for n in (512, 8, 8192)]
     assert len({str(tactic) for tactic in tactics}) == 3
     assert [f"cubin-80-{n}".encode() in data for n in (1, 2, 3, 4)] == [True, True, True, False]
-
-
-def test_an_op_whose_output_length_depends_on_the_data_keeps_its_body(tmp_path, monkeypatch):
-    """The kernel would be started without the address where it writes the length."""
-    kind = trtforge_ops.BiasGelu
-    op, case = FIRST[kind]
-    model = call_model(op, case, "float16", 20)
-    monkeypatch.setattr(kind, "counted", ("y",))
-    ctx = Context(model, tmp_path, Request("one", targets=FOUR), ops=OPS)
-    plugins = with_plugins(model, "auto", FOUR, ctx)
-    assert not plugins.nodes
-    assert "depends on the data" in ctx.notes[0].text
-    with pytest.raises(StepError, match="depends on the data"):
-        with_plugins(model, [kind.name], FOUR, ctx)

@@ -88,8 +88,6 @@ def _why_not(
         return "it is called inside a function"
     if "<locals>" in kind.__qualname__:
         return f"{kind.__qualname__} is defined inside a function, so no other process finds it"
-    if kind.counted:
-        return "the length of an output depends on the data, which plugins do not tell TensorRT yet"
     op = read_op(node, ops)
     assert op is not None  # noqa: S101  # its kind was found
     types = {
