@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import fields, is_dataclass, replace
 
+import array_op_cases
 import op_cases
 import pytest
 from hypothesis import given
@@ -26,11 +27,30 @@ def numbers(value, shapes):
     return value
 
 
-@pytest.mark.parametrize(
-    ("op", "cases"), op_cases.CASES, ids=[op_cases.name(op) for op, _ in op_cases.CASES]
-)
-def test_every_shipped_op_is_symbolic(op, cases):
-    for shapes in [tuple(map(tuple, case)) for case in cases]:
+def sizes(case):
+    """Return the shapes of a case, which may also give the values."""
+    return tuple(tuple(getattr(each, "shape", each)) for each in case)
+
+
+def over(cases):
+    return pytest.mark.parametrize(
+        ("op", "cases"), cases, ids=[op_cases.name(op) for op, _ in cases]
+    )
+
+
+@over(op_cases.CASES)
+def test_the_shapes_of_every_shipped_op_are_symbolic(op, cases):
+    """A TensorRT plugin needs that much: TensorRT asks for its outputs' shapes as expressions."""
+    for case in cases:
+        shapes = sizes(case)
+        assert numbers(trace(op.shapes, [len(s) for s in shapes]), shapes) == op.shapes(*shapes)
+
+
+@over(op_cases.CASES[: -len(array_op_cases.CASES)])
+def test_the_launches_of_ops_on_rows_and_images_are_symbolic(op, cases):
+    """Those of ``array_op_cases`` choose kernels by loops over the sizes, as a plugin may: it knows
+    them when it runs. A launch that is written into an engine could not."""
+    for shapes in map(sizes, cases):
         tactic = op.tactic(op.dtypes[0], shapes)
 
         def rule(*inputs, tactic=tactic):
