@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import struct
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from trtforge import CustomOp, EnvironmentLacks, Launch, RequestError, kernel_so
 from trtforge import kernels as kernels_module
 from trtforge.kernel_source import KernelError, literal, render, render_text, template_path
 from trtforge.kernels import compile_kernel, ptx_version
-from trtforge.targets import KNOWN
+from trtforge.targets import KNOWN, Target
 
 SM_86 = KNOWN["sm_86"]
 TWICE = """\
@@ -98,6 +99,21 @@ def test_it_compiles_to_ptx_and_cubin(write: Any, dtype: str) -> None:
     assert kernel.entry.encode() in kernel.ptx
     assert b".target sm_86" in kernel.ptx
     assert kernel.cubin.startswith(b"\x7fELF")
+
+
+@pytest.mark.parametrize("target", [KNOWN["sm_75"], SM_86, KNOWN["sm_120"]], ids=str)
+def test_a_cubin_is_a_whole_elf_file(write: Any, target: Target, tmp_path: Path) -> None:
+    write(TWICE)
+    cubin = compile_kernel(Twice(), "float32", target).cubin
+    (headers,) = struct.unpack_from("<Q", cubin, 32)  # the program headers are the file's end
+    size, count = struct.unpack_from("<HH", cubin, 54)
+    assert headers + size * count == len(cubin)
+    tool = shutil.which("cuobjdump")  # of CUDA's toolkit; where it is missing, the size must do
+    if tool:
+        (tmp_path / "twice.cubin").write_bytes(cubin)
+        listing = subprocess.run([tool, "--dump-elf-symbols", tmp_path / "twice.cubin"],
+                                 capture_output=True, text=True, check=True).stdout  # fmt: skip
+        assert "test_Twice_float32" in listing
 
 
 def test_a_compile_error_names_the_line_and_shows_the_cuda(write: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import struct
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -119,7 +120,17 @@ def _compile(nvrtc: Any, source: Source, options: tuple[str, ...]) -> tuple[byte
         raise explain(source, nvrtc.getProgramLog(program)) from error
     finally:
         nvrtc.destroyProgram(program)
-    return (ptx if isinstance(ptx, bytes) else ptx.encode()), cubin
+    return (ptx if isinstance(ptx, bytes) else ptx.encode()), _whole(cubin)
+
+
+def _whole(cubin: bytes) -> bytes:
+    """Return a CUBIN with its last byte, a zero, which CuPy takes for the end of a text.
+
+    The driver reads it without, but ``cuobjdump`` and ``nvdisasm`` refuse the file.
+    """
+    (headers,) = struct.unpack_from("<Q", cubin, 32)  # ELF64: e_phoff, e_phentsize, e_phnum
+    size, count = struct.unpack_from("<HH", cubin, 54)
+    return cubin.ljust(headers + size * count, b"\0")
 
 
 def cuda_headers() -> str:
