@@ -203,7 +203,7 @@ def _build(folder: Path, tool: str, progress: Progress) -> dict[str, Any]:
         "ERROR",
         engine=str(engine),
         layers=str(layers),
-        profiles=[_profile(folder)],
+        profiles=[profile(folder)],
         targets=[TARGET],
     )
     built = build_job.build(asdict(order), progress)
@@ -219,7 +219,8 @@ def _build(folder: Path, tool: str, progress: Progress) -> dict[str, Any]:
     }
 
 
-def _profile(folder: Path) -> dict[str, tuple[list[int], list[int], list[int]]]:
+def profile(folder: Path) -> dict[str, tuple[list[int], list[int], list[int]]]:
+    """Return the ranges of the open dimensions, by input."""
     with np.load(folder / "profile.npz") as data:
         shapes = {key: value.tolist() for key, value in data.items()}
     inputs = {key.partition(":")[0] for key in shapes}

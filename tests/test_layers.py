@@ -13,7 +13,7 @@ array_files user_code
 file_feeds
 artifacts environment ops hooks terminal demo cli.quick_start bundle
 bundle.plan_header bundle.signature
-options steps statistics yaml_text graph diagnosis checkup output_sums worker_process
+options steps statistics analysis yaml_text graph diagnosis checkup output_sums worker_process
 compare to_surgeon targets symbolic op_attributes io_adapter frozen_inputs task_accuracy
 context host weights feeds rounding float4 from_surgeon pictures check_page subgraph
 statistics_report
@@ -22,17 +22,18 @@ model_file recipe_stages artifact_file run_folder testing kernel_source verdict 
 reference report cache recipe_reader importing kernels recipe_document
 op_function model_comparison runner report_page bundle.manifest host_kernels
 host_launch
-op_testing evidence bisection accuracy_bisection bundle.storage bundle.compatibility
-session starter bundle.contents bundle.preflight
+op_testing evidence profile_text bisection accuracy_bisection bundle.storage bundle.compatibility
+session starter subject bundle.contents bundle.preflight
 bundle.writer
 api cli.answers
 cli.bundles cli.check cli.doctor cli.look cli.models cli.runs
-cli.bisect
+cli.bisect cli.profiles
 cli.app
 cli
 """
 INTERFACE = {
-    "trtforge", "trtforge.array_files", "trtforge.artifacts", "trtforge.bundle.contents",
+    "trtforge", "trtforge.analysis", "trtforge.array_files", "trtforge.artifacts",
+    "trtforge.bundle.contents",
     "trtforge.bundle.writer", "trtforge.compare", "trtforge.diagnosis", "trtforge.environment",
     "trtforge.errors", "trtforge.feeds", "trtforge.file_feeds",
     "trtforge.frozen_inputs", "trtforge.graph", "trtforge.hooks", "trtforge.host",

@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from trtforge.analysis import Prediction
 from trtforge.artifacts import (
     CastTo,
     Comparison,
@@ -147,6 +148,8 @@ class Report:
     sensitivity: Sensitivity | None = None
     """What the search for the nodes to keep in high precision measured."""
     timings: Timings | None = None
+    prediction: Prediction | None = None
+    """What the engine must cost at least, by counting, and the nodes behind each layer."""
     figures: Mapping[str, float] = field(default_factory=dict)
     version: Literal[1] = VERSION
     """Of this format."""
@@ -245,6 +248,7 @@ def make_report(  # noqa: PLR0913  # what only the runner knows; all else is in 
         statistics=summarize_statistics(ctx),
         sensitivity=ctx.find(Sensitivity),
         timings=ctx.find(Timings),
+        prediction=ctx.find(Prediction),
         figures=dict(figures.values) if figures else {},
     )
 

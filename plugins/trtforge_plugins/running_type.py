@@ -11,7 +11,7 @@ from trtforge import EngineLayer
 from trtforge.graph import constant, is_op
 from trtforge_plugins.computing_type import Evidence, computing_types, evidence
 
-_RECURRENT = ("LSTM", "GRU", "RNN")
+RECURRENT = ("LSTM", "GRU", "RNN")
 _SMALL = 4096  # elements; larger weights are told apart by identity, not by content
 
 
@@ -48,7 +48,7 @@ class _Locator:
                 if " | " in name:  # inside a function: "inner | call (Op)"
                     call = name.rpartition(" | ")[2].rpartition(" (")[0]
                     self._by_node.setdefault(call, []).append(layer)
-        self._heavy_names = {_engine_name(node) for node in heavy}
+        self._heavy_names = {engine_name(node) for node in heavy}
         self._unnamed = [
             layer
             for layer in layers
@@ -74,9 +74,9 @@ class _Locator:
         A node is also named by layers that only scale its result or pad its input, and by a fusion
         of that with the next node's multiplication.
         """
-        if is_op(node, *_RECURRENT):
+        if is_op(node, *RECURRENT):
             return self._unnamed  # TensorRT unrolls them into layers without ONNX names
-        named = self._by_node.get(_engine_name(node), [])
+        named = self._by_node.get(engine_name(node), [])
         ranks = {id(layer): rank for layer in named if (rank := evidence(layer)) is not None}
         best = min(ranks.values(), default=None)
         if best is None or (best is Evidence.SPELLED_OUT and self._unnamed):
@@ -89,7 +89,7 @@ class _Locator:
         return sum(name in self._heavy_names for name in layer.nodes)
 
 
-def _engine_name(node: ir.Node) -> str:
+def engine_name(node: ir.Node) -> str:
     """Return the node's name in TensorRT, which names an unnamed node after its first output."""
     return node.name or f"node_of_{node.outputs[0].name}"
 

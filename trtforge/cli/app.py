@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from trtforge import __version__
-from trtforge.cli import bisect, bundles, check, doctor, look, models, runs
+from trtforge.cli import bisect, bundles, check, doctor, look, models, profiles, runs
 
 app = typer.Typer(
     name="trtforge",
@@ -43,6 +43,7 @@ for command in (
     bisect.bisect,
     models.init,
     models.verify,
+    profiles.profile,
     runs.report,
     doctor.doctor,
     look.list_,

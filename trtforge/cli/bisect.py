@@ -43,7 +43,7 @@ def bisect(
     as_json: Json = False,
     without: Without = [],  # noqa: B006  # typer copies it
 ) -> None:
-    """Find the part of a model whose build fails or that costs accuracy.
+    """Find the part of a model that fails to build or costs accuracy.
 
     With --build: the smallest part whose build fails, as a model, and a script that shows it
     without trtforge; started again with the same folder, it goes on where it was stopped.
