@@ -2,7 +2,10 @@
 
 import gzip
 import json
+import math
+import re
 import shutil
+from importlib.resources import files
 
 import layer_dumps
 import models
@@ -21,7 +24,7 @@ from trtforge_plugins.engine_layers import parse_layers
 from trtforge import EngineLayer, LayerTensor, RequestError
 from trtforge.analysis import Device
 
-UNIT = Device("unit", 89, 1.0, {"float32": 0.001, "int8": 0.002}, "here")
+UNIT = Device("unit", 89, 1.0, {"float32": 0.001, "int8": 0.002}, ("here",))
 """1e9 bytes and 1e9 float32 or 2e9 int8 operations a second: times can be told by heart."""
 
 
@@ -176,11 +179,37 @@ def test_module_and_line_of_a_node(name, metadata, module, source):
 
 
 def test_every_device_says_where_its_figures_are_from():
-    assert {device.sm for device in devices().values()} >= {75, 80, 86, 87, 89, 90, 100, 120}
-    for device in devices().values():
-        assert device.source.startswith("https://")
-        assert device.bandwidth > 0
-        assert all(value > 0 for value in device.rates.values())
+    assert {device.sm for device in devices().values()} >= {75, 80, 86, 89, 90, 100, 120}
+    table = files("trtforge_plugins") / "analysis" / "devices.json"
+    for entry in json.loads(table.read_text(encoding="utf-8"))["devices"]:
+        figures = {**entry["rates"], "bandwidth": entry["bandwidth"]}
+        assert {name for source in entry["sources"] for name in source["gives"]} == set(figures)
+        for source in entry["sources"]:
+            assert source["url"].startswith("https://")
+            for name in source["gives"]:
+                said = words_say(source["words"], figures[name], sparse=source.get("sparse", False))
+                assert said, (entry["name"], name, source["words"])
+
+
+def words_say(words, figure, *, sparse):
+    """Whether ``words`` hold ``figure``: plain, in thousands (TB/s), in ones, or with sparsity."""
+    numbers = [
+        float(text.replace(",", "")) for text in re.findall(r"\d[\d,]*(?:\.\d+)?(?:e12)?", words)
+    ]
+    scales = (1.0, 1e3, 1e-12)
+    return any(
+        math.isclose(figure * (2 if sparse else 1), number * scale)
+        for number in numbers
+        for scale in scales
+    )
+
+
+def test_words_that_do_not_hold_a_figure_are_found():
+    assert words_say("FP8 3,958 with sparsity", 1979, sparse=True)
+    assert words_say("3.35 TB/s", 3350, sparse=False)
+    assert words_say("torch.int8: 130e12", 130, sparse=False)
+    assert not words_say("FP8 3,958 with sparsity", 1979, sparse=False)
+    assert not words_say("1979 with sparsity", 1979, sparse=True)
 
 
 def test_a_device_is_found_by_name_or_target():
@@ -195,8 +224,8 @@ def test_a_device_is_found_by_name_or_target():
 
 def test_a_type_without_a_rate_is_said():
     model, layers = golden("conv_int8")
-    found = predict(model, layers, Device("no int8", 89, 1.0, {"float32": 1.0}, "here"))
-    assert "no published rate for int8" in found.notes[0]
+    found = predict(model, layers, Device("no int8", 89, 1.0, {"float32": 1.0}, ("here",)))
+    assert "the table has no rate for int8" in found.notes[0]
     assert next(layer for layer in found.layers if layer.macs).bound == "unknown"
 
 
@@ -218,7 +247,9 @@ def engine(tmp_path):
 
 def test_profile_of_an_engine(engine):
     lines = done("profile", str(engine), "--device", "A10", "--top", "3").out.splitlines()
-    assert lines[0].startswith("Predicted  for A10 (sm_86) by its datasheet; nothing was measured")
+    assert lines[0].startswith(
+        "Predicted  for A10 (sm_86) by published rates; nothing was measured"
+    )
     assert "4,089,184,256 MACs" in lines[1]
     assert len(lines[lines.index("") + 1 :]) == 4  # a head and three rows
     facts = done("profile", str(engine), "--json").json

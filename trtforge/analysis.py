@@ -24,8 +24,8 @@ class Device(Artifact):
     """Of its memory: 1e9 bytes per second."""
     rates: dict[str, float]
     """Element type to 1e12 dense operations per second; a multiply-accumulate counts as two."""
-    source: str
-    """The document that says so."""
+    sources: tuple[str, ...]
+    """The pages that say so."""
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ def summary_lines(subject: Subject) -> Iterator[str]:
     """Yield what is known of the whole: everything here is predicted but the last line."""
     found = subject.prediction
     device = found.device
-    yield f"Predicted  for {device.name} (sm_{device.sm}) by its datasheet; nothing was measured"
+    yield f"Predicted  for {device.name} (sm_{device.sm}) by published rates; nothing was measured"
     moved = sum(layer.bytes for layer in found.layers)
     if not found.layers:
         moved = sum(node.bytes or 0 for node in found.nodes)

@@ -1,10 +1,11 @@
-"""The table of GPUs: peak rates and memory bandwidth as the vendor publishes them."""
+"""The table of GPUs: peak rates and memory bandwidth, each with the page that it was read from."""
 
 from __future__ import annotations
 
 import json
 from functools import lru_cache
 from importlib.resources import files
+from typing import Any
 
 from trtforge import RequestError
 from trtforge.analysis import Device
@@ -18,8 +19,13 @@ USUAL = "L4"
 def devices() -> dict[str, Device]:
     """Return the GPUs of ``devices.json`` by name."""
     text = (files("trtforge_plugins") / "analysis" / "devices.json").read_text(encoding="utf-8")
-    entries = [Device(**entry) for entry in json.loads(text)["devices"]]
+    entries = [_device(entry) for entry in json.loads(text)["devices"]]
     return {entry.name: entry for entry in entries}
+
+
+def _device(entry: dict[str, Any]) -> Device:
+    pages = dict.fromkeys(source["url"] for source in entry["sources"])
+    return Device(**{**entry, "sources": tuple(pages)})
 
 
 def find_device(name: str, targets: tuple[str, ...] = ()) -> Device:

@@ -244,4 +244,4 @@ def _notes(
     missing = {layer.dtype for layer in layers if layer.bound == "unknown"}
     if missing:
         names = ", ".join(sorted(missing))
-        yield f"{device.name}: no published rate for {names}; only memory is counted there"
+        yield f"{device.name}: the table has no rate for {names}; only memory is counted there"
