@@ -23,10 +23,12 @@ reference report cache recipe_reader importing kernels recipe_document
 op_function model_comparison runner report_page bundle.manifest host_kernels
 host_launch
 op_testing evidence profile_text bisection accuracy_bisection bundle.storage bundle.compatibility
+op_examples
 session starter subject bundle.contents bundle.preflight
 bundle.writer
 api cli.answers
 cli.bundles cli.check cli.doctor cli.look cli.models cli.runs
+cli.ops
 cli.bisect cli.profiles
 cli.app
 cli

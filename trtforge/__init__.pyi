@@ -35,7 +35,7 @@ from .errors import (
     WorkerError,
 )
 from .hooks import hookimpl
-from .ops import CustomOp, Launch, Shape, Tactic, ceil_div
+from .ops import CustomOp, Example, Launch, Shape, Tactic, ceil_div
 from .quantities import ByteSize, Dims, ShapeRange
 from .statistics import (
     Evaluated,
@@ -68,6 +68,7 @@ __all__ = [
     "EngineLayers",
     "EnvironmentLacks",
     "Evaluated",
+    "Example",
     "ExitCode",
     "Figures",
     "HighPrecision",

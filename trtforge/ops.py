@@ -41,6 +41,19 @@ class Port:
 
 
 @dataclass(frozen=True)
+class Example:
+    """An op with its attributes, and inputs to try it with."""
+
+    op: CustomOp
+    inputs: Sequence[Shape | Array]
+    """Each input's shape, to be filled with random numbers, or its values."""
+    timed: bool = False
+    """Whether it is of a size worth timing: ``op bench`` takes these, ``op check`` the others."""
+    atol: float = 1e-5
+    """Absolute tolerance; the default is what float32 loses in sums of thousands of terms."""
+
+
+@dataclass(frozen=True)
 class CustomOp(ABC):
     """An operator; its dataclass fields are its ONNX attributes (int, float, str, bool).
 
@@ -90,6 +103,11 @@ class CustomOp(ABC):
         """Return the bytes of scratch memory that the kernels need."""
         del inputs, outputs
         return 0
+
+    @classmethod
+    def examples(cls) -> Sequence[Example]:
+        """Return what ``trtforge op check`` and ``op bench`` try the op with."""
+        return ()
 
     @property
     def domain(self) -> str:

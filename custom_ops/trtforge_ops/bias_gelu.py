@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import erf, prod
 from typing import Any, Literal
 
 import numpy as np
 
-from trtforge import CustomOp, Launch, Shape, Tactic
+from trtforge import CustomOp, Example, Launch, Shape, Tactic
 from trtforge_ops.strips import TACTICS, strip_launch
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -81,3 +82,12 @@ class BiasGelu(CustomOp):
         else:
             curve = np.vectorize(erf, otypes=[np.float64])(v / np.sqrt(2))
         return ((0.5 * v * (1 + curve)).astype(inputs[0].dtype),)
+
+    @classmethod
+    def examples(cls) -> Sequence[Example]:
+        """Return odd and even sizes, and one worth timing."""
+        return [
+            Example(cls(), [(3, 5, 7), (7,)]),
+            Example(cls("tanh"), [(4, 64), (64,)]),
+            Example(cls(), [(8192, 4096), (4096,)], timed=True),
+        ]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from trtforge import CustomOp, Launch, Shape, Tactic, ceil_div
+from trtforge import CustomOp, Example, Launch, Shape, Tactic, ceil_div
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -47,3 +48,13 @@ class Bitwise(CustomOp):
         """Ask NumPy."""
         name = {"and": np.bitwise_and, "or": np.bitwise_or, "xor": np.bitwise_xor}[self.operator]
         return (name(*inputs),)
+
+    @classmethod
+    def examples(cls) -> Sequence[Example]:
+        """Return odd and even sizes, and one worth timing."""
+        return [
+            Example(cls("and"), [(3, 5, 7), (3, 5, 7)]),
+            Example(cls("or"), [(4, 64), ()]),
+            Example(cls("xor"), [(64,), (64,)]),
+            Example(cls(), [(64, 1024, 1024), (64, 1024, 1024)], timed=True),
+        ]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any, ClassVar
 
 import numpy as np
 
-from trtforge import CustomOp, Launch, RequestError, Shape, Tactic, ceil_div
+from trtforge import CustomOp, Example, Launch, RequestError, Shape, Tactic, ceil_div
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -108,3 +109,15 @@ class Col2Im(CustomOp):
                     left : left + across * self.stride_width : self.stride_width,
                 ] += x[:, :, i, j]  # fmt: skip
         return (y[:, :, self.pad_top : high, self.pad_left : wide].astype(inputs[0].dtype),)
+
+    @classmethod
+    def examples(cls) -> Sequence[Example]:
+        """Return odd and even sizes, and one worth timing."""
+        return [
+            Example(cls(4, 5, 2, 2), [(2, 4, 12)]),
+            Example(
+                cls(128, 128, 3, 3, pad_top=1, pad_left=1, pad_bottom=1, pad_right=1),
+                [(8, 64 * 9, 128 * 128)],
+                timed=True,
+            ),
+        ]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any
 
 import numpy as np
 
-from trtforge import CustomOp, Launch, Shape, Tactic
+from trtforge import CustomOp, Example, Launch, Shape, Tactic
 from trtforge_ops.select import select_launches, select_workspace
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -51,3 +52,12 @@ class Compress(CustomOp):
     def reference(self, *inputs: Array) -> tuple[Array, ...]:
         """Ask NumPy."""
         return (np.compress(inputs[1], inputs[0], axis=0),)
+
+    @classmethod
+    def examples(cls) -> Sequence[Example]:
+        """Return odd and even sizes, and one worth timing."""
+        return [
+            Example(cls(), [(5, 4), np.array([1, 0, 1, 1, 0])]),
+            Example(cls(), [(7,), np.array([0, 1, 1])]),
+            Example(cls(), [(100_000, 256), (100_000,)], timed=True),
+        ]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any, ClassVar
 
 import numpy as np
 
-from trtforge import CustomOp, Launch, Shape, Tactic, ceil_div
+from trtforge import CustomOp, Example, Launch, Shape, Tactic, ceil_div
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -65,6 +66,17 @@ class CumSum(CustomOp):
         y = y[..., ::-1] if self.reverse else y
         back: Array = np.moveaxis(y, -1, self.axis).astype(x.dtype)
         return back
+
+    @classmethod
+    def examples(cls) -> Sequence[Example]:
+        """Return odd and even sizes, and one worth timing."""
+        x = np.arange(105).reshape(3, 5, 7) % 4  # factors near 1: their products stay small
+        return [
+            Example(cls(), [1 + x / 100]),
+            Example(cls(1, exclusive=True), [1 + x / 100]),
+            Example(cls(-2, reverse=True), [1 + x / 100]),
+            Example(cls(), [(8192, 4096)], timed=True, atol=1e-2),
+        ]
 
 
 @dataclass(frozen=True)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import erf, prod
 from typing import Any, Literal
 
 import numpy as np
 
-from trtforge import CustomOp, Launch, Shape, Tactic
+from trtforge import CustomOp, Example, Launch, Shape, Tactic
 from trtforge_ops.strips import TACTICS, strip_launch
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -79,3 +80,13 @@ class GatedActivation(CustomOp):
         else:
             active = 0.5 * gate * (1 + np.tanh(np.sqrt(2 / np.pi) * (gate + 0.044715 * gate**3)))
         return ((active * up).astype(inputs[0].dtype),)
+
+    @classmethod
+    def examples(cls) -> Sequence[Example]:
+        """Return odd and even sizes, and one worth timing."""
+        return [
+            Example(cls(), [(3, 5, 14)]),
+            Example(cls("gelu"), [(4, 64)]),
+            Example(cls("gelu_tanh"), [(4, 64)]),
+            Example(cls(), [(8192, 8192)], timed=True),
+        ]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from trtforge import CustomOp, Launch, Shape, Tactic, ceil_div
+from trtforge import CustomOp, Example, Launch, Shape, Tactic, ceil_div
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -108,3 +109,12 @@ class GroupNorm(CustomOp):
         y = (distance / root).reshape(x.shape) * weight.reshape(channels) + bias.reshape(channels)
         y = y / (1 + np.exp(-y)) if self.activation == "silu" else y
         return (y.astype(inputs[0].dtype),)
+
+    @classmethod
+    def examples(cls) -> Sequence[Example]:
+        """Return odd and even sizes, and one worth timing."""
+        return [
+            Example(cls(), [(2, 32, 5, 3), (32,), (32,)]),
+            Example(cls(groups=4, activation="silu"), [(2, 12, 7), (12,), (12,)]),
+            Example(cls(activation="silu"), [(8, 320, 64, 64), (320,), (320,)], timed=True),
+        ]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
 
 import numpy as np
 
-from trtforge import CustomOp, Launch, Shape, Tactic
+from trtforge import CustomOp, Example, Launch, Shape, Tactic
 from trtforge_ops.rows import TACTICS, row_launch, row_tactic
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -78,3 +79,13 @@ class InstanceNorm(CustomOp):
         root = np.sqrt((distance * distance).mean(space, keepdims=True) + self.epsilon)
         result = weight.reshape(channels) * distance / root + bias.reshape(channels)
         return (result.astype(inputs[0].dtype),)
+
+    @classmethod
+    def examples(cls) -> Sequence[Example]:
+        """Return odd and even sizes, and one worth timing."""
+        return [
+            Example(cls(), [(2, 3, 7), (3,), (3,)]),
+            Example(cls(), [(2, 3, 8, 8), (3,), (3,)]),
+            Example(cls(), [(1, 2, 3, 4, 5), (2,), (2,)]),
+            Example(cls(), [(8, 64, 128, 128), (64,), (64,)], timed=True),
+        ]

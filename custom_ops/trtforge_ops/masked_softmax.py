@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from trtforge import CustomOp, Launch, Shape, Tactic
+from trtforge import CustomOp, Example, Launch, Shape, Tactic
 from trtforge_ops.rows import TACTICS, row_launch, row_tactic
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -61,3 +62,12 @@ class MaskedSoftmax(CustomOp):
         scores = self.scale * x + mask
         powers = np.exp(scores - scores.max(-1, keepdims=True, initial=-np.inf))
         return ((powers / powers.sum(-1, keepdims=True)).astype(inputs[0].dtype),)
+
+    @classmethod
+    def examples(cls) -> Sequence[Example]:
+        """Return odd and even sizes, and one worth timing."""
+        return [
+            Example(cls(0.125), [(2, 3, 5, 16), (2, 1, 5, 16)]),
+            Example(cls(), [(2, 3, 5, 7), (2, 1, 1, 7)]),
+            Example(cls(0.125), [(8, 32, 512, 512), (8, 1, 512, 512)], timed=True),
+        ]

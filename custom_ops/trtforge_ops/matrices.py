@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any
 
 import numpy as np
 
-from trtforge import CustomOp, Launch, RequestError, Shape, Tactic
+from trtforge import CustomOp, Example, Launch, RequestError, Shape, Tactic
 
 Array = np.ndarray[Any, np.dtype[Any]]
 MOST = 64
@@ -55,6 +56,16 @@ class Det(CustomOp):
     def reference(self, *inputs: Array) -> tuple[Array, ...]:
         """Compute in float64, then round."""
         return (np.asarray(np.linalg.det(inputs[0].astype(np.float64))).astype(inputs[0].dtype),)
+
+    @classmethod
+    def examples(cls) -> Sequence[Example]:
+        """Return odd and even sizes, and one worth timing."""
+        x = np.random.default_rng(0).standard_normal((2, 17, 17))  # near 1: well conditioned
+        return [
+            Example(cls(), [np.eye(4) + x[:, :4, :4] / 10]),
+            Example(cls(), [np.eye(17) + x / 100]),
+            Example(cls(), [(100_000, 16, 16)], timed=True),
+        ]
 
 
 @dataclass(frozen=True)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any
 
 import numpy as np
 
-from trtforge import CustomOp, Launch, Shape, Tactic
+from trtforge import CustomOp, Example, Launch, Shape, Tactic
 from trtforge_ops.scatter import lengths
 from trtforge_ops.select import select_launches, select_workspace
 
@@ -51,3 +52,12 @@ class NonZero(CustomOp):
     def reference(self, *inputs: Array) -> tuple[Array, ...]:
         """Ask NumPy."""
         return (np.argwhere(inputs[0]),)
+
+    @classmethod
+    def examples(cls) -> Sequence[Example]:
+        """Return odd and even sizes, and one worth timing."""
+        return [
+            Example(cls(), [np.arange(105).reshape(3, 5, 7) % 3]),
+            Example(cls(), [np.zeros(4)]),
+            Example(cls(), [(4096, 4096)], timed=True),
+        ]

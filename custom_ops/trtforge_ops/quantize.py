@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from trtforge import CustomOp, Launch, Shape, Tactic
+from trtforge import CustomOp, Example, Launch, Shape, Tactic
 from trtforge_ops.strips import TACTICS, strip_launch
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -55,6 +56,15 @@ class QuantizeInt8(CustomOp):
     def reference(self, *inputs: Array) -> tuple[Array, ...]:
         """Divide in float32, as ONNX does, then round to nearest even and saturate."""
         return (np.clip(np.rint(_scaled(*inputs)), -128, 127).astype(np.int8),)
+
+    @classmethod
+    def examples(cls) -> Sequence[Example]:
+        """Return odd and even sizes, and one worth timing."""
+        return [
+            Example(cls(), [(2, 3, 5, 7), (3,)]),
+            Example(cls(), [(4, 64), ()]),
+            Example(cls(), [(8192, 4096), ()], timed=True),
+        ]
 
 
 @dataclass(frozen=True)

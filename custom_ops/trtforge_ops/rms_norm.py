@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from trtforge import CustomOp, Launch, Shape, Tactic
+from trtforge import CustomOp, Example, Launch, Shape, Tactic
 from trtforge_ops.rows import TACTICS, row_launch, row_tactic
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -63,3 +64,12 @@ class RMSNorm(CustomOp):
         x, weight = (array.astype(np.float64) for array in inputs)
         root = np.sqrt((x * x).mean(-1, keepdims=True) + self.epsilon)
         return ((weight * x / root).astype(inputs[0].dtype),)
+
+    @classmethod
+    def examples(cls) -> Sequence[Example]:
+        """Return odd and even sizes, and one worth timing."""
+        return [
+            Example(cls(), [(3, 5, 7), (7,)]),
+            Example(cls(), [(4, 64), (64,)]),
+            Example(cls(), [(8192, 4096), (4096,)], timed=True),
+        ]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from trtforge import CustomOp, Launch, Shape, Tactic
+from trtforge import CustomOp, Example, Launch, Shape, Tactic
 from trtforge_ops.quantize import to_float8
 from trtforge_ops.rows import TACTICS, row_launch, row_tactic
 
@@ -66,3 +67,12 @@ class RMSNormQuantize(CustomOp):
         root = np.sqrt((x * x).mean(-1, keepdims=True) + self.epsilon)
         normal = (weight * x / root).astype(inputs[0].dtype).astype(np.float32)
         return (to_float8(normal / scale.astype(np.float32)),)
+
+    @classmethod
+    def examples(cls) -> Sequence[Example]:
+        """Return odd and even sizes, and one worth timing."""
+        return [
+            Example(cls(), [(3, 5, 7), (7,), ()]),
+            Example(cls(), [(4, 64), (64,), ()]),
+            Example(cls(), [(8192, 4096), (4096,), ()], timed=True),
+        ]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any, ClassVar
 
 import numpy as np
 
-from trtforge import CustomOp, Launch, Shape, Tactic, ceil_div
+from trtforge import CustomOp, Example, Launch, Shape, Tactic, ceil_div
 from trtforge_ops.strips import PACK
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -96,3 +97,13 @@ class RotaryEmbedding(CustomOp):
             else np.concatenate(turned, -1)
         )
         return (y.astype(inputs[0].dtype),)
+
+    @classmethod
+    def examples(cls) -> Sequence[Example]:
+        """Return odd and even sizes, and one worth timing."""
+        return [
+            Example(cls(), [(2, 3, 5, 32), (5, 16), (5, 16)]),
+            Example(cls(interleaved=True), [(2, 3, 5, 6), (5, 3), (5, 3)]),
+            Example(cls(heads_last=True), [(2, 5, 3, 6), (5, 3), (5, 3)]),
+            Example(cls(), [(8, 32, 2048, 128), (2048, 64), (2048, 64)], timed=True),
+        ]

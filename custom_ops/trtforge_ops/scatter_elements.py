@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any
 
 import numpy as np
 
-from trtforge import CustomOp, Launch, Shape, Tactic, ceil_div
+from trtforge import CustomOp, Example, Launch, Shape, Tactic, ceil_div
 from trtforge_ops.scatter import BLOCK, MOST_AXES, Reduction, combined, lengths
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -62,3 +63,16 @@ class ScatterElements(CustomOp):
         places: list[Array] = list(np.indices(indices.shape))
         places[self.axis] = indices
         return (combined(data, tuple(places), updates, self.reduction),)
+
+    @classmethod
+    def examples(cls) -> Sequence[Example]:
+        """Return odd and even sizes, and one worth timing."""
+        return [
+            Example(cls(0), [(5, 4), np.array([[0, -1, 2, 2]]), (1, 4)]),
+            Example(cls(-1, "max"), [(2, 3), np.array([[0, 0], [2, 1]]), (2, 2)]),
+            Example(
+                cls(0),
+                [(10_000, 64), np.arange(640_000).reshape(-1, 64) % 9_973, (10_000, 64)],
+                timed=True,
+            ),
+        ]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any
 
 import numpy as np
 
-from trtforge import CustomOp, Launch, Shape, Tactic, ceil_div
+from trtforge import CustomOp, Example, Launch, Shape, Tactic, ceil_div
 from trtforge_ops.scatter import BLOCK, Reduction, combined, lengths
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -59,3 +60,16 @@ class ScatterND(CustomOp):
         data, indices, updates = inputs
         places = tuple(np.moveaxis(indices, -1, 0))
         return (combined(data, places, updates, self.reduction),)
+
+    @classmethod
+    def examples(cls) -> Sequence[Example]:
+        """Return odd and even sizes, and one worth timing."""
+        return [
+            Example(cls(), [(5, 4, 3), np.array([[0], [4], [-1]]), (3, 4, 3)]),
+            Example(cls("min"), [(6, 5), np.array([[0, 1], [5, 4], [0, 1]]), (3,)]),
+            Example(
+                cls(),
+                [(100_000, 64), np.arange(100_000)[:, None] % 9_973, (100_000, 64)],
+                timed=True,
+            ),
+        ]

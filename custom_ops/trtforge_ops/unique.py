@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any
 
 import numpy as np
 
-from trtforge import CustomOp, Launch, Shape, Tactic, ceil_div
+from trtforge import CustomOp, Example, Launch, Shape, Tactic, ceil_div
 from trtforge_ops.select import CHUNK
 from trtforge_ops.sorting import BLOCK, padded, sort_launches
 
@@ -66,3 +67,12 @@ class Unique(CustomOp):
             flat, return_index=True, return_inverse=True, return_counts=True, equal_nan=False
         )
         return (found[0], *(part.astype(np.int64) for part in found[1:]))
+
+    @classmethod
+    def examples(cls) -> Sequence[Example]:
+        """Return odd and even sizes, and one worth timing."""
+        return [
+            Example(cls(), [np.arange(64) % 7 - 3]),
+            Example(cls(), [np.arange(105).reshape(3, 5, 7) // 4]),
+            Example(cls(), [np.arange(1_000_000) * 7919 % 50_021], timed=True),
+        ]

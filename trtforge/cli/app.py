@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from trtforge import __version__
-from trtforge.cli import bisect, bundles, check, doctor, look, models, profiles, runs
+from trtforge.cli import bisect, bundles, check, doctor, look, models, ops, profiles, runs
 
 app = typer.Typer(
     name="trtforge",
@@ -52,3 +52,4 @@ for command in (
 ):
     app.command(command.__name__.rstrip("_"))(command)
 app.add_typer(bundles.app, name="bundle")
+app.add_typer(ops.app, name="op")

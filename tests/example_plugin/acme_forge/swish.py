@@ -50,3 +50,12 @@ class Swish(tf.CustomOp):
         """Compute in float64, then round."""
         x = inputs[0].astype(np.float64)
         return ((x / (1 + np.exp(-self.beta * x))).astype(inputs[0].dtype),)
+
+    @classmethod
+    def examples(cls) -> list[tf.Example]:
+        """Return two sizes for `trtforge op check`, and one for `trtforge op bench`."""
+        return [
+            tf.Example(cls(), [(2, 3)]),
+            tf.Example(cls(beta=1.702), [(1000,)]),
+            tf.Example(cls(), [(8192, 4096)], timed=True),
+        ]
