@@ -240,6 +240,11 @@ def odd_names() -> onnx.ModelProto:
     return model
 
 
+def small_bert() -> onnx.ModelProto:
+    """Return one encoder layer of BERT over 16 tokens, with embeddings and pooling."""
+    return fixed_batch(models.bert(models.BertSize(1, 64, 2, 128, 100, 16), sequence=16))
+
+
 def golden_jobs() -> dict[str, Job]:
     """Return what the golden files were built from."""
     fp8 = ml_dtypes.float8_e4m3fn
@@ -253,6 +258,8 @@ def golden_jobs() -> dict[str, Job]:
         "attention_fp16": (half(parse(ATTENTION)), ("SM89",)),
         "resnet50_int8": (with_qdq(fixed_batch(models.resnet50()), np.int8), ("SM89",)),
         "conv_int8_sm75": (half(qdq(QDQ_CONV, axis=0)), ("SM75", "SM89")),
+        "bert_fp32": (small_bert(), ("SM89",)),
+        "bert_int8": (with_qdq(small_bert(), np.int8), ("SM89",)),
         "resnet50_fp8": (with_qdq(fixed_batch(models.resnet50()), fp8), ("SM89",)),
     }
 

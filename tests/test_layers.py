@@ -25,7 +25,10 @@ host_launch
 op_testing evidence profile_text bisection accuracy_bisection bundle.storage bundle.compatibility
 op_examples
 session starter subject bundle.contents bundle.preflight
-bundle.writer
+bundle.writer diff_figures
+layer_diff fail_if
+diff_text
+diff_page
 api cli.answers
 cli.bundles cli.check cli.doctor cli.look cli.models cli.runs
 cli.ops

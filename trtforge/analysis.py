@@ -12,6 +12,7 @@ from trtforge.artifacts import Artifact
 
 Origin = Literal["named", "inferred", "tensorrt"]
 Bound = Literal["arithmetic", "memory", "unknown"]
+Role = Literal["multiplies", "computes", "moves", "quantizes", "waits"]
 
 
 @dataclass(frozen=True)
@@ -60,8 +61,8 @@ class LayerCost(Artifact):
     reads and writes, or whether it is a layer of TensorRT's own: a wait, a signal, shapes."""
     dtype: str
     """The type it multiplies in, else that of its first output."""
-    output: str
-    """Type, shape and memory format of its first output."""
+    outputs: tuple[str, ...]
+    """Type, shape and memory format of each output."""
     macs: int
     bytes: int
     """Each input, constant and output once."""
@@ -73,6 +74,10 @@ class LayerCost(Artifact):
     """Which of the two it is."""
     modules: tuple[str, ...] = ()
     """The torch modules of its nodes."""
+    role: Role = "computes"
+    """``multiplies`` matrices; ``computes`` anything else; ``moves``: only copies, casts or
+    reorders; ``quantizes``: only changes between a quantized and a wider type; ``waits``: starts
+    nothing on the GPU."""
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from rich.table import Table
 
     from trtforge.host import Host
@@ -60,6 +62,21 @@ def say_table(table: Table) -> None:
         console.print(table)
     for line in captured.get().splitlines():
         say(line.rstrip())
+
+
+def write_file(place: Path, text: str) -> None:
+    """Write ``text`` into a file, whole or not at all.
+
+    Raises:
+        EnvironmentLacks: it cannot be written there.
+    """
+    from trtforge.store import atomic_file, write_error
+
+    try:
+        with atomic_file(place) as file:
+            file.write(text.encode())
+    except OSError as error:
+        raise write_error(error, place) from error
 
 
 def flush() -> None:

@@ -44,6 +44,7 @@ for command in (
     models.init,
     models.verify,
     profiles.profile,
+    profiles.diff,
     runs.report,
     doctor.doctor,
     look.list_,

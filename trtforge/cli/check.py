@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from trtforge.cli.answers import Json, Targets, Without, open_host, say, say_json
+from trtforge.cli.answers import Json, Targets, Without, open_host, say, say_json, write_file
 from trtforge.errors import ExitCode
 
 if TYPE_CHECKING:
@@ -39,23 +39,14 @@ def check(
 
     diagnosis = diagnose(model, targets=targets, host=open_host(without))
     if html is not None:
-        _write_page(diagnosis, html)
+        from trtforge.check_page import render
+
+        write_file(html, render(diagnosis))
     if as_json:
         say_json({**asdict(diagnosis), "left": diagnosis.left})
     else:
         _tell(model, diagnosis)
     raise typer.Exit(ExitCode.DONE if diagnosis.convertible else ExitCode.REQUIREMENT_MISSED)
-
-
-def _write_page(diagnosis: Diagnosis, place: Path) -> None:
-    from trtforge.check_page import render
-    from trtforge.store import atomic_file, write_error
-
-    try:
-        with atomic_file(place) as file:
-            file.write(render(diagnosis).encode())
-    except OSError as error:
-        raise write_error(error, place) from error
 
 
 def _tell(model: str, diagnosis: Diagnosis) -> None:

@@ -1,4 +1,4 @@
-"""``trtforge profile``: what an engine or a model costs, and what is behind each layer."""
+"""``trtforge profile`` and ``trtforge diff``: what engines cost, and what they do differently."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ from trtforge.cli.answers import (
     say,
     say_json,
     say_table,
+    write_file,
 )
+from trtforge.errors import ExitCode
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -70,6 +72,60 @@ def profile(
         _say_rows(LAYER_COLUMNS, layer_rows(found, top))
     else:
         _say_rows(NODE_COLUMNS, node_rows(found, top))
+
+
+def diff(
+    before: Annotated[
+        Path, typer.Argument(metavar="A", help="A run, an engine or a layer dump of TensorRT.")
+    ],
+    after: Annotated[Path, typer.Argument(metavar="B", help="What to compare with it.")],
+    *,
+    model: Annotated[
+        str, typer.Option("--model", "-m", help="The ONNX model behind both, if no run has it.")
+    ] = "",
+    device: Device = "",
+    top: Annotated[int, typer.Option(help="Changes to show.", min=1)] = 20,
+    fail_if: Annotated[
+        str,
+        typer.Option(
+            "--fail-if",
+            metavar="CONDITIONS",
+            help='End with exit code 1 if one holds, e.g. "latency>+3%|layers>+2|int8_macs<-1%".',
+        ),
+    ] = "",
+    html: Annotated[
+        Path | None, typer.Option("--html", metavar="FILE", help="Write a page here as well.")
+    ] = None,
+    as_json: Json = False,
+    without: Without = [],  # noqa: B006  # typer copies it
+) -> None:
+    """Say what engine B does differently from engine A.
+
+    By ONNX node, operator and torch module: other fusions, precisions, shapes and formats, added
+    copies and casts, and their effect on time and memory. No GPU is needed.
+    """
+    from trtforge.diff_page import render
+    from trtforge.diff_text import diff_data, diff_lines
+    from trtforge.fail_if import failures, read_conditions
+    from trtforge.layer_diff import compare_engines
+    from trtforge.subject import open_subject
+
+    conditions = read_conditions(fail_if) if fail_if else ()
+    host = open_host(without)
+    first = open_subject(before, host, model=model, device=device)
+    second = open_subject(after, host, model=model, device=device or first.prediction.device.name)
+    found = compare_engines(first, second)
+    failed = tuple(failures(conditions, found.figures))
+    if html is not None:
+        write_file(html, render(found))
+    if as_json:
+        say_json({**diff_data(found), "failed": failed})
+    else:
+        for line in diff_lines(found, top):
+            say(line)
+        for sentence in failed:
+            say(f"Failed     {sentence}")
+    raise typer.Exit(ExitCode.REQUIREMENT_MISSED if failed else ExitCode.DONE)
 
 
 def _say_rows(columns: Iterable[str], rows: Iterable[tuple[str, ...]]) -> None:

@@ -8,13 +8,15 @@ from typing import ClassVar
 
 import onnx_ir as ir
 
-from trtforge import Artifact, Context, Engine, EngineLayer, EngineLayers, Step
-from trtforge.analysis import Bound, Device, LayerCost, NodeCost, Prediction
+from trtforge import Artifact, Context, Engine, EngineLayer, EngineLayers, LayerTensor, Step
+from trtforge.analysis import Bound, Device, LayerCost, NodeCost, Prediction, Role
 from trtforge.graph import is_op, label
 from trtforge_plugins.analysis.devices import find_device, rate
 from trtforge_plugins.analysis.layer_map import Place, map_layers
+from trtforge_plugins.analysis.movement import only_moves, only_quantizes
 from trtforge_plugins.analysis.provenance import module_of, source_of
 from trtforge_plugins.analysis.sizes import layer_size, node_bytes, tensor_size, value_bytes
+from trtforge_plugins.computing_type import Evidence, computing_types, evidence
 from trtforge_plugins.macs import HeavyNode, bind_shapes, heavy_nodes
 from trtforge_plugins.running_type import Finding, find_types, onnx_dtype
 
@@ -126,7 +128,7 @@ def _layer_costs(
     for layer, place in zip(layers, places, strict=True):
         size = layer_size(layer, place.nodes)
         first = layer.outputs[0] if layer.outputs else None
-        dtype = dtypes.get(id(layer)) or (first.dtype if first else "")
+        dtype = dtypes.get(id(layer)) or _product_type(layer) or (first.dtype if first else "")
         work = macs.get(id(layer), 0)
         seconds, bound = _seconds(work, dtype, size.bytes, device)
         yield LayerCost(
@@ -135,23 +137,40 @@ def _layer_costs(
             nodes=tuple(map(label, place.nodes)) + place.unknown,
             origin=place.origin,
             dtype=dtype,
-            output=_describe(layer),
+            outputs=tuple(map(_describe, layer.outputs)),
             macs=work,
             bytes=size.bytes,
             bytes_known=size.known,
             milliseconds=seconds * 1e3,
             bound=bound,
             modules=tuple(dict.fromkeys(filter(None, map(module_of, place.nodes)))),
+            role=_role(layer),
         )
 
 
-def _describe(layer: EngineLayer) -> str:
-    if not layer.outputs:
-        return ""
-    first = layer.outputs[0]
-    shape = "x".join("?" if dim < 0 else str(dim) for dim in first.shape) or "scalar"
-    short = first.format.partition(")")[0].strip("(") if first.format else ""
-    return f"{first.dtype} {shape} {short}".strip()
+def _describe(tensor: LayerTensor) -> str:
+    shape = "x".join("?" if dim < 0 else str(dim) for dim in tensor.shape) or "scalar"
+    return f"{tensor.dtype} {shape} {tensor.format.partition(')')[0].strip('(')}".strip()
+
+
+def _product_type(layer: EngineLayer) -> str:
+    """Return the type in which ``layer`` multiplies matrices, "" when it does not or is unclear."""
+    types = computing_types(layer) if _multiplies(layer) else frozenset()
+    return next(iter(types)) if len(types) == 1 else ""
+
+
+def _multiplies(layer: EngineLayer) -> bool:
+    return evidence(layer) in (Evidence.DEDICATED, Evidence.FUSED)
+
+
+def _role(layer: EngineLayer) -> Role:
+    if layer.kind in _NO_LAUNCH:
+        return "waits"
+    if _multiplies(layer):
+        return "multiplies"
+    if only_moves(layer):
+        return "moves"
+    return "quantizes" if only_quantizes(layer) else "computes"
 
 
 def _seconds(macs: int, dtype: str, size: int, device: Device) -> tuple[float, Bound]:
@@ -217,7 +236,7 @@ def _floor(
 
 def _launches(model: ir.Model, layers: Sequence[EngineLayer]) -> int:
     if layers:
-        return sum(layer.kind not in _NO_LAUNCH for layer in layers)
+        return sum(_role(layer) != "waits" for layer in layers)
     return sum(not is_op(node, *_NO_WORK) for node in model.graph)
 
 

@@ -1,0 +1,127 @@
+"""Says what two engines do differently: lines for a terminal, and data for ``--json``."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from trtforge.profile_text import duration
+from trtforge.quantities import format_bytes
+
+if TYPE_CHECKING:
+    from trtforge.analysis import LayerCost
+    from trtforge.diff_figures import Figure
+    from trtforge.layer_diff import Change, EngineDiff, Total
+
+WORDS: Mapping[str, str] = {
+    "fused": "fused differently",
+    "precision": "another precision",
+    "output": "another output type, shape or format",
+    "moves": "added copies, casts or (de)quantizers",
+    "added": "only in the second",
+    "removed": "only in the first",
+    "time": "another time",
+}
+_SHOWN = 4
+_TOTALS = 8
+
+
+def diff_lines(diff: EngineDiff, top: int) -> Iterator[str]:
+    """Yield the figures that changed and the ``top`` changes with the largest effect."""
+    yield f"First      {diff.before}"
+    yield f"Second     {diff.after}"
+    yield f"Times      {basis_text(diff)}"
+    for figure in diff.figures:
+        if figure.change:
+            yield f"  {figure.name:<18} {figure_text(figure)}"
+    if not diff.changes:
+        yield "The engines compute the same nodes in the same layers, types and formats."
+        return
+    counts = Counter(word for change in diff.changes for word in change.what)
+    told = ", ".join(f"{WORDS[word]} {count}" for word, count in counts.most_common())
+    yield f"Changes    {len(diff.changes)}: {told}; {diff.same} layers are the same"
+    yield from _total_lines("operator", diff.by_op)
+    yield from _total_lines("module", diff.by_module)
+    for change in diff.changes[:top]:
+        yield ""
+        yield from _change_lines(change)
+    if len(diff.changes) > top:
+        yield ""
+        yield f"{len(diff.changes) - top} further changes: --top shows more, --json all"
+
+
+def basis_text(diff: EngineDiff) -> str:
+    """Say what the times are."""
+    if diff.basis == "measured":
+        return "measured"
+    return "predicted: each layer's floor on that GPU; nothing was measured"
+
+
+def figure_text(figure: Figure) -> str:
+    """Return before, after and the change of ``figure``."""
+    before, after = (_value(value, figure.unit) for value in (figure.before, figure.after))
+    share = f" ({100 * figure.change / figure.before:+.1f} %)" if figure.before else ""
+    return f"{before} -> {after}{share}"
+
+
+def _value(value: float, unit: str) -> str:
+    if unit == "ms":
+        return duration(value)
+    return format_bytes(int(value)) if unit == "B" else f"{value:,.0f}"
+
+
+def _total_lines(what: str, totals: Sequence[Total]) -> Iterator[str]:
+    changed = [each for each in totals if each.before_ms != each.after_ms]
+    if changed:
+        yield f"By {what}"
+    for each in changed[:_TOTALS]:
+        change = signed_time(each.after_ms - each.before_ms)
+        yield (
+            f"  {change:>10}  {each.name}: {duration(each.before_ms)} -> {duration(each.after_ms)}"
+        )
+
+
+def _change_lines(change: Change) -> Iterator[str]:
+    what = ", ".join(WORDS[word] for word in change.what)
+    moved = signed_bytes(change.effect_bytes)
+    yield f"{signed_time(change.effect_ms)}, {moved} moved: {what}"
+    yield f"  nodes    {few(change.nodes)}"
+    if change.ops:
+        yield f"  ops      {few(change.ops)}"
+    if change.modules:
+        yield f"  modules  {few(change.modules)}"
+    for title, layers in (("first", change.before), ("second", change.after)):
+        for layer in layers[:_SHOWN]:
+            yield f"  {title:<8} {layer_text(layer)}"
+        if len(layers) > _SHOWN:
+            yield f"  {title:<8} and {len(layers) - _SHOWN} more layers"
+
+
+def signed_time(milliseconds: float) -> str:
+    """Return a change of time with its sign."""
+    return f"{'-' if milliseconds < 0 else '+'}{duration(abs(milliseconds))}"
+
+
+def signed_bytes(size: int) -> str:
+    """Return a change of bytes with its sign."""
+    return f"{'-' if size < 0 else '+'}{format_bytes(abs(size))}"
+
+
+def few(names: Sequence[str]) -> str:
+    """Return the first names, and how many more there are."""
+    more = len(names) - _SHOWN
+    shown = ", ".join(names[:_SHOWN])
+    return f"{shown} and {more} more" if more > 0 else shown
+
+
+def layer_text(layer: LayerCost) -> str:
+    """Return one layer in a line."""
+    return f"{layer.name} ({layer.kind}, {layer.dtype}) -> {'; '.join(layer.outputs)}"
+
+
+def diff_data(diff: EngineDiff) -> dict[str, Any]:
+    """Return ``diff`` for JSON, with the effects that follow from the rest."""
+    changes = [{**asdict(each), "effect_ms": each.effect_ms} for each in diff.changes]
+    return {**asdict(diff), "changes": changes}
