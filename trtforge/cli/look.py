@@ -144,22 +144,22 @@ def _tell(facts: dict[str, Any]) -> None:
     say("options:" if facts["options"] else "options: none")
     for option, schema in facts["options"].items():
         default = f" = {json.dumps(schema['default'])}" if "default" in schema else " (required)"
-        say(f"  {option}: {_type(schema)}{default}")
+        say(f"  {option}: {type_text(schema)}{default}")
         if schema.get("description"):
             say(f"      {' '.join(schema['description'].split())}")
 
 
-def _type(schema: dict[str, Any]) -> str:
+def type_text(schema: dict[str, Any]) -> str:
     """Return a short text for a JSON Schema's type."""
     if "enum" in schema:
         return " | ".join(map(str, schema["enum"]))
     if "const" in schema:
         return str(schema["const"])
     if "anyOf" in schema:
-        return " | ".join(dict.fromkeys(_type(part) for part in schema["anyOf"]))
+        return " | ".join(dict.fromkeys(type_text(part) for part in schema["anyOf"]))
     if schema.get("type") == "array":
         items = schema.get("items")
-        return f"list of {_type(items)}" if isinstance(items, dict) and items else "list"
+        return f"list of {type_text(items)}" if isinstance(items, dict) and items else "list"
     return str(schema.get("type", "any"))
 
 
