@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 import pytest
-from trtforge_plugins.fuse_bias_gelu import FuseBiasGelu
+from trtforge_plugins.fuse.bias_gelu import FuseBiasGelu
 
 from trtforge.testing import apply, check_pass
 

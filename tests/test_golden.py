@@ -13,6 +13,7 @@ import onnx_ir as ir
 import pytest
 import trtforge_plugins.clean
 import trtforge_plugins.convert
+import trtforge_plugins.fuse
 from trtforge_plugins.precision.cast import Cast
 from trtforge_plugins.precision.join_products import JoinProducts
 
@@ -23,7 +24,7 @@ GOLDEN = Path(__file__).parent / "golden"
 CASES = sorted(GOLDEN.glob("*/*.txt"))
 PASSES: dict[str, type[Pass]] = {
     cls.name: cls
-    for package in (trtforge_plugins.clean, trtforge_plugins.convert)
+    for package in (trtforge_plugins.clean, trtforge_plugins.convert, trtforge_plugins.fuse)
     for cls in (getattr(package, name) for name in package.__all__)
     if issubclass(cls, Pass)
 } | {step.name: step for step in (Cast, JoinProducts)}

@@ -14,6 +14,7 @@ from trtforge_ops import BiasGelu
 from trtforge import Context, Pass
 from trtforge.graph import add_initializer, constant, is_op, label, replace, scalar
 from trtforge.op_function import OpsetTooOld, call_op
+from trtforge_plugins.fuse.fusion import remove_dead
 
 Form = Literal["none", "tanh"]
 Factors = tuple[float, Counter[ir.Value]]
@@ -85,7 +86,7 @@ class FuseBiasGelu(Pass):
         fused.metadata_props.update(add.metadata_props)  # it bears this node's name, too
         fused.outputs[0].type, fused.outputs[0].shape = x.type, x.shape
         replace(gelu.end, fused.outputs, [fused])
-        _remove_dead([*pattern - {gelu.end}, add])
+        remove_dead([*pattern - {gelu.end}, add])
         return ""
 
 
@@ -202,13 +203,3 @@ def _nodes_between(end: ir.Node, start: ir.Value) -> Iterator[ir.Node]:
             if producer is not None and producer not in seen and not is_op(producer, "Constant"):
                 seen.add(producer)
                 todo.append(producer)
-
-
-def _remove_dead(candidates: list[ir.Node]) -> None:
-    """Remove the candidates that nothing reads any more."""
-    dead = [n for n in candidates if not any(v.uses() or v.is_graph_output() for v in n.outputs)]
-    for node in dead:
-        if node.graph is not None:
-            node.graph.remove(node, safe=True)
-    if dead:
-        _remove_dead([node for node in candidates if node not in dead])

@@ -1,0 +1,114 @@
+"""fuse-rms-norm: a root mean square normalization, written out, becomes one custom op."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import onnx_ir as ir
+from trtforge_ops import AddRMSNorm, RMSNorm
+
+from trtforge import Context, Pass
+from trtforge.graph import constant, is_op
+from trtforge_plugins.fuse.fusion import (
+    Fused,
+    epsilon_of,
+    fuse,
+    means_last_axis,
+    shortest,
+    type_name,
+    why_not_last_axis,
+)
+from trtforge_plugins.fuse.pattern import Input, Match, Number, either, node, rounded, widened
+
+X = Input("x")
+WIDE = widened(X)
+SQUARE = either(node("Pow", WIDE, Number(2)), node("Mul", WIDE, WIDE))
+SHIFTED = node("Add", node("ReduceMean", SQUARE, name="mean"), Input("epsilon"))
+ROOT = either(node("Sqrt", SHIFTED), node("Pow", SHIFTED, Number(0.5)))
+INVERSE = either(
+    node("Reciprocal", ROOT), node("Div", Number(1), ROOT), node("Pow", SHIFTED, Number(-0.5))
+)
+WEIGHT = widened(Input("weight"))
+PATTERN = either(
+    node("Mul", rounded(either(node("Div", WIDE, ROOT), node("Mul", WIDE, INVERSE))), WEIGHT),
+    node("Mul", WIDE, node("Mul", INVERSE, WEIGHT)),
+    node("RMSNormalization", X, Input("weight"), name="whole"),
+)
+"""``weight * x / sqrt(mean(x²) + epsilon)`` as PyTorch's and TensorFlow's exporters write it."""
+
+
+@dataclass(frozen=True)
+class FuseRMSNorm(Pass):
+    """Replace a root mean square normalization along the last axis by ``trtforge::RMSNorm``.
+
+    Where the sum of two tensors is normalized, as in each block of a transformer, the addition is
+    fused, too: ``trtforge::AddRMSNorm`` gives the sum as its second output.
+    """
+
+    name = "fuse-rms-norm"
+
+    residual: bool = True
+    """Whether an addition in front becomes part of the op."""
+    keep_rounding: bool = True
+    """Whether to leave alone what rounds a value inside of it to 16 bits. The kernel rounds its
+    result only; PyTorch models in float16 or bfloat16 as a rule also round what the weight
+    multiplies. Without this, results differ by such a rounding."""
+
+    def rewrite(self, model: ir.Model, ctx: Context) -> int:
+        """Fuse in the main graph and in subgraphs; functions stay as they are."""
+        return fuse(model, ctx, PATTERN, self._plan)
+
+    def _plan(self, match: Match) -> Fused | str:
+        x, weight = match["x"], match["weight"]
+        epsilon = _epsilon(match, x)
+        if isinstance(epsilon, str):
+            return epsilon
+        misfit = why_not_last_axis(x, weight)
+        if misfit:
+            return misfit
+        if _is_distance(x):
+            return "what it normalizes has its mean taken away: fuse-layer-norm takes it"
+        add = _residual(x, match.nodes[0]) if self.residual and weight.is_initializer() else None
+        if add is None:
+            return Fused(RMSNorm(epsilon), (x, weight), (1,), self.keep_rounding)
+        terms = [term for term in add.inputs if term is not None]
+        return Fused(AddRMSNorm(epsilon), (*terms, weight), (2,), self.keep_rounding, add)
+
+
+def _epsilon(match: Match, x: ir.Value) -> float | str:
+    """Return the epsilon, or why there is none, or why the axis is another."""
+    if match.has("whole"):
+        operator = match.nodes[0].attributes
+        axis = operator.get_int("axis", -1)
+        if axis != -1 and (x.shape is None or axis != len(x.shape) - 1):
+            return "it does not run along the last axis alone"
+        return shortest(operator.get_float("epsilon", 1e-5))
+    if not means_last_axis(match["mean"]):
+        return "its mean does not run along the last axis alone, or drops it"
+    epsilon = epsilon_of(match["epsilon"])
+    return f"{match['epsilon'].name!r} is no positive constant" if epsilon is None else epsilon
+
+
+def _is_distance(x: ir.Value) -> bool:
+    node = x.producer()
+    return node is not None and is_op(node, "Sub") and any(
+        value is not None and is_op(value.producer(), "ReduceMean") for value in node.inputs
+    )  # fmt: skip
+
+
+def _residual(x: ir.Value, end: ir.Node) -> ir.Node | None:
+    """Return the addition of two tensors of one shape that gives ``x``, or None."""
+    add = x.producer()
+    if add is None or not is_op(add, "Add") or add.graph is not end.graph:
+        return None
+    for value in add.inputs:
+        if value is None or constant(value) is not None or type_name(value) != type_name(x):
+            return None
+        if value.shape is None or value.shape != x.shape or _open(value.shape):
+            return None
+    return add
+
+
+def _open(shape: ir.Shape) -> bool:
+    """Whether a dimension has neither a number nor a name, so that equal ones may differ."""
+    return any(not isinstance(dim, int) and dim.value is None for dim in shape)
