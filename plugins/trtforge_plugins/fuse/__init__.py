@@ -1,6 +1,7 @@
 """Passes that put a custom op in place of the nodes that compute the same."""
 
 from trtforge_plugins.fuse.bias_gelu import FuseBiasGelu
+from trtforge_plugins.fuse.layer_norm import FuseLayerNorm
 from trtforge_plugins.fuse.rms_norm import FuseRMSNorm
 
-__all__ = ["FuseBiasGelu", "FuseRMSNorm"]
+__all__ = ["FuseBiasGelu", "FuseLayerNorm", "FuseRMSNorm"]

@@ -75,6 +75,8 @@ def _put(model: ir.Model, match: Match, fused: Fused) -> str:
     end, dtype = match.nodes[0], type_name(fused.inputs[0])
     if type_name(end.outputs[0]) != dtype:
         end = _cast_behind(end, dtype) or end
+    if len(end.outputs) > 1:
+        return "it has further outputs"
     reason = _why_not_types(end, fused, dtype) or _why_not_inside(match, end)
     if not reason and fused.keeps_rounding:
         reason = _why_not_rounding(match, end)
@@ -168,6 +170,25 @@ def type_name(value: ir.Value) -> str:
     return value.dtype.numpy().name
 
 
+def epsilon_or_why_not(match: Match, *means: str) -> float | str:
+    """Return what a normalization along the last axis adds, or why it is none.
+
+    Args:
+        match: Names ``x``; the operator for it is ``whole``, else its ``epsilon`` is named.
+        means: Names of the means that it takes.
+    """
+    if match.has("whole"):
+        operator, shape = match.nodes[0].attributes, match["x"].shape
+        axis = operator.get_int("axis", -1)
+        if axis != -1 and (shape is None or axis != len(shape) - 1):
+            return "it does not run along the last axis alone"
+        return shortest(operator.get_float("epsilon", 1e-5))
+    if not all(means_last_axis(match[name]) for name in means):
+        return "its mean does not run along the last axis alone, or drops it"
+    epsilon = epsilon_of(match["epsilon"])
+    return f"{match['epsilon'].name!r} is no positive constant" if epsilon is None else epsilon
+
+
 def epsilon_of(value: ir.Value) -> float | None:
     """Return a positive constant, or None."""
     known = scalar(value)
@@ -185,7 +206,9 @@ def why_not_last_axis(x: ir.Value, parameter: ir.Value) -> str:
     length = shape[-1] if shape else None
     if not isinstance(length, int) or shape is None or not shape.is_static():
         return f"the shape of {parameter.name!r} is not known"
-    if prod(shape.numpy()) != length or x.shape is None or len(x.shape) < len(shape):
+    if x.shape is None:
+        return f"the shape of {x.name!r} is not known; put infer-shapes first"
+    if prod(shape.numpy()) != length or len(x.shape) < len(shape):
         return f"{parameter.name!r} does not run along the last axis"
     if len(shape) > 1 and constant(parameter) is None:
         return f"{parameter.name!r} has more than one axis and is no constant"

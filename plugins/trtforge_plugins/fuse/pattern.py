@@ -162,3 +162,22 @@ def rounded(inner: Pattern) -> Pattern:
 def silu(inner: Pattern) -> Pattern:
     """Return ``inner * sigmoid(inner)``; ``inner`` must name its value."""
     return node("Mul", inner, node("Sigmoid", inner))
+
+
+def squared(inner: Pattern) -> Pattern:
+    """Return ``inner²``."""
+    return either(node("Pow", inner, Number(2)), node("Mul", inner, inner))
+
+
+def inverse_root(inner: Pattern) -> Pattern:
+    """Return ``1 / √inner``."""
+    root = either(node("Sqrt", inner), node("Pow", inner, Number(0.5)))
+    return either(
+        node("Reciprocal", root), node("Div", Number(1), root), node("Pow", inner, Number(-0.5))
+    )
+
+
+def divided_by_root(dividend: Pattern, inner: Pattern) -> Pattern:
+    """Return ``dividend / √inner``."""
+    root = either(node("Sqrt", inner), node("Pow", inner, Number(0.5)))
+    return either(node("Div", dividend, root), node("Mul", dividend, inverse_root(inner)))

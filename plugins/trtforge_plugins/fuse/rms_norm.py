@@ -11,27 +11,30 @@ from trtforge import Context, Pass
 from trtforge.graph import constant, is_op
 from trtforge_plugins.fuse.fusion import (
     Fused,
-    epsilon_of,
+    epsilon_or_why_not,
     fuse,
-    means_last_axis,
-    shortest,
     type_name,
     why_not_last_axis,
 )
-from trtforge_plugins.fuse.pattern import Input, Match, Number, either, node, rounded, widened
+from trtforge_plugins.fuse.pattern import (
+    Input,
+    Match,
+    divided_by_root,
+    either,
+    inverse_root,
+    node,
+    rounded,
+    squared,
+    widened,
+)
 
 X = Input("x")
 WIDE = widened(X)
-SQUARE = either(node("Pow", WIDE, Number(2)), node("Mul", WIDE, WIDE))
-SHIFTED = node("Add", node("ReduceMean", SQUARE, name="mean"), Input("epsilon"))
-ROOT = either(node("Sqrt", SHIFTED), node("Pow", SHIFTED, Number(0.5)))
-INVERSE = either(
-    node("Reciprocal", ROOT), node("Div", Number(1), ROOT), node("Pow", SHIFTED, Number(-0.5))
-)
+SHIFTED = node("Add", node("ReduceMean", squared(WIDE), name="mean"), Input("epsilon"))
 WEIGHT = widened(Input("weight"))
 PATTERN = either(
-    node("Mul", rounded(either(node("Div", WIDE, ROOT), node("Mul", WIDE, INVERSE))), WEIGHT),
-    node("Mul", WIDE, node("Mul", INVERSE, WEIGHT)),
+    node("Mul", rounded(divided_by_root(WIDE, SHIFTED)), WEIGHT),
+    node("Mul", WIDE, node("Mul", inverse_root(SHIFTED), WEIGHT)),
     node("RMSNormalization", X, Input("weight"), name="whole"),
 )
 """``weight * x / sqrt(mean(x²) + epsilon)`` as PyTorch's and TensorFlow's exporters write it."""
@@ -60,33 +63,19 @@ class FuseRMSNorm(Pass):
 
     def _plan(self, match: Match) -> Fused | str:
         x, weight = match["x"], match["weight"]
-        epsilon = _epsilon(match, x)
+        epsilon = epsilon_or_why_not(match, "mean")
         if isinstance(epsilon, str):
             return epsilon
+        if _is_distance(x):
+            return "what it normalizes has its mean taken away: fuse-layer-norm takes it"
         misfit = why_not_last_axis(x, weight)
         if misfit:
             return misfit
-        if _is_distance(x):
-            return "what it normalizes has its mean taken away: fuse-layer-norm takes it"
         add = _residual(x, match.nodes[0]) if self.residual and weight.is_initializer() else None
         if add is None:
             return Fused(RMSNorm(epsilon), (x, weight), (1,), self.keep_rounding)
         terms = [term for term in add.inputs if term is not None]
         return Fused(AddRMSNorm(epsilon), (*terms, weight), (2,), self.keep_rounding, add)
-
-
-def _epsilon(match: Match, x: ir.Value) -> float | str:
-    """Return the epsilon, or why there is none, or why the axis is another."""
-    if match.has("whole"):
-        operator = match.nodes[0].attributes
-        axis = operator.get_int("axis", -1)
-        if axis != -1 and (x.shape is None or axis != len(x.shape) - 1):
-            return "it does not run along the last axis alone"
-        return shortest(operator.get_float("epsilon", 1e-5))
-    if not means_last_axis(match["mean"]):
-        return "its mean does not run along the last axis alone, or drops it"
-    epsilon = epsilon_of(match["epsilon"])
-    return f"{match['epsilon'].name!r} is no positive constant" if epsilon is None else epsilon
 
 
 def _is_distance(x: ir.Value) -> bool:
