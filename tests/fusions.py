@@ -49,7 +49,7 @@ EXPORTERS: list[Callable[..., ir.Model]] = [torchscript, dynamo]
 
 def ready(model: ir.Model) -> ir.Model:
     """The model with constants folded and shapes known, as recipes do before they fuse."""
-    for step in (FoldConstants(), InferShapes()):
+    for step in (InferShapes(), FoldConstants(), InferShapes()):
         model, _, _ = apply(step, model)
     return model
 

@@ -37,6 +37,7 @@ CASES = [
     (ops.GatedActivation(), [[(*s[:-1], 2 * s[-1])] for s in ROWS]),
     (ops.GatedActivation(activation="gelu"), [[(4, 64)], [(3, 5, 14)]]),
     (ops.GatedActivation(activation="gelu_tanh"), [[(4, 64)], [(3, 5, 14)]]),
+    (ops.GatedActivation(gate_last=True), [[(4, 64)], [(3, 5, 14)]]),
     (ops.GroupNorm(), with_channels(IMAGES, 1)),
     (ops.GroupNorm(groups=4, activation="silu"), with_channels([(2, 12, 7)], 1)),
     (ops.GroupNormNHWC(), with_channels([(s[0], *s[2:], s[1]) for s in IMAGES], 3)),

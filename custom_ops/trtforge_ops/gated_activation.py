@@ -26,7 +26,8 @@ class GatedActivation(CustomOp):
     kernel = "gated_activation.cu.jinja"
     tactics = TACTICS
     function = """
-        gate, up = Split <axis = -1{% if opset >= 18 %}, num_outputs = 2{% endif %}> (x)
+        {% set parts = "up, gate" if gate_last else "gate, up" %}
+        {{ parts }} = Split <axis = -1{% if opset >= 18 %}, num_outputs = 2{% endif %}> (x)
         {% if activation == "silu" %}
         share = Sigmoid (gate)
         active = Mul (gate, share)
@@ -58,6 +59,8 @@ class GatedActivation(CustomOp):
 
     activation: Literal["silu", "gelu", "gelu_tanh"] = "silu"
     """``silu`` makes SwiGLU, ``gelu`` (by the error function) and ``gelu_tanh`` make GeGLU."""
+    gate_last: bool = False
+    """Whether the gate is the second half, as in diffusion models, instead of the first."""
 
     def shapes(self, *inputs: Shape) -> tuple[Shape, ...]:
         """Return the shape of ``x`` with half of the last axis."""
@@ -72,7 +75,8 @@ class GatedActivation(CustomOp):
 
     def reference(self, *inputs: Array) -> tuple[Array, ...]:
         """Compute in float64, then round."""
-        gate, up = np.split(inputs[0].astype(np.float64), 2, axis=-1)
+        halves = np.split(inputs[0].astype(np.float64), 2, axis=-1)
+        gate, up = reversed(halves) if self.gate_last else halves
         if self.activation == "silu":
             active = gate / (1 + np.exp(-gate))
         elif self.activation == "gelu":

@@ -1,7 +1,8 @@
 """Passes that put a custom op in place of the nodes that compute the same."""
 
 from trtforge_plugins.fuse.bias_gelu import FuseBiasGelu
+from trtforge_plugins.fuse.gated_activation import FuseGatedActivation
 from trtforge_plugins.fuse.layer_norm import FuseLayerNorm
 from trtforge_plugins.fuse.rms_norm import FuseRMSNorm
 
-__all__ = ["FuseBiasGelu", "FuseLayerNorm", "FuseRMSNorm"]
+__all__ = ["FuseBiasGelu", "FuseGatedActivation", "FuseLayerNorm", "FuseRMSNorm"]

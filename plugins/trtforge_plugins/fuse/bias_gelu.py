@@ -62,7 +62,7 @@ class FuseBiasGelu(Pass):
         add = gelu.argument.producer()
         if add is None or not is_op(add, "Add") or add.graph is not graph:
             return "its argument is no sum, so there is no bias to fuse"
-        pattern = set(_nodes_between(gelu.end, gelu.argument))
+        pattern = set(nodes_between(gelu.end, gelu.argument))
         if gelu.argument.is_graph_output() or set(gelu.argument.consumers()) - pattern:
             return f"the sum {gelu.argument.name!r} is used elsewhere too, so it must stay"
         x, bias = add.inputs if constant(add.inputs[1]) is not None else add.inputs[::-1]
@@ -192,7 +192,7 @@ def _near(number: float, wanted: float) -> bool:
     return isclose(number, wanted, rel_tol=1e-3)  # float16 keeps three digits of such constants
 
 
-def _nodes_between(end: ir.Node, start: ir.Value) -> Iterator[ir.Node]:
+def nodes_between(end: ir.Node, start: ir.Value) -> Iterator[ir.Node]:
     """Yield ``end`` and the nodes that it is computed by from ``start`` on, the last ones first."""
     todo, seen = [end], {end}
     while todo:

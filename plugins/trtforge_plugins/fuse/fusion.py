@@ -21,6 +21,8 @@ SAME_TYPE = (
     "LayerNormalization", "RMSNormalization", "GroupNormalization", "Unsqueeze", "Transpose",
 )  # fmt: skip
 """Operators whose first result has the type of their first input that is no constant."""
+MOVES = ("Split", "Slice", "Concat", "Reshape", "Unsqueeze", "Squeeze", "Transpose", "Neg")
+"""Operators that round nothing."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,11 @@ class Fused:
     """Whether a match whose values between are of 16 bits must stay, as the op keeps 32."""
     residual: ir.Node | None = None
     """An addition that the op computes, too, as its second output."""
+    leftover: tuple[ir.Node, ...] = ()
+    """Further nodes, to be removed where nothing reads them any more."""
+    prepare: Callable[[ir.Node], tuple[ir.Value, ...]] | None = None
+    """Puts nodes in front of the end of the match, and returns the inputs, where these are not in
+    the graph yet; ``inputs`` then are others of the same types."""
 
 
 Plan = Callable[[Match], Fused | str]
@@ -88,6 +95,13 @@ def _put(model: ir.Model, match: Match, fused: Fused) -> str:
         return f"{error.what}; {error.remedy}"
     for position in fused.vectors:
         call.replace_input_with(position, _as_vector(fused.inputs[position], end))
+    for position, value in enumerate(fused.prepare(end) if fused.prepare else ()):
+        call.replace_input_with(position, value)
+    _swap(match, end, call, fused)
+    return ""
+
+
+def _swap(match: Match, end: ir.Node, call: ir.Node, fused: Fused) -> None:
     outputs = call.outputs
     dead = [*match.nodes, *([fused.residual] if fused.residual else [])]
     for part in dead:
@@ -98,8 +112,7 @@ def _put(model: ir.Model, match: Match, fused: Fused) -> str:
     else:
         replace(fused.residual, outputs[1:], [call])
         replace(end, outputs[:1], [])
-    remove_dead(dead)
-    return ""
+    remove_dead([*dead, *fused.leftover])
 
 
 def _cast_behind(end: ir.Node, dtype: str) -> ir.Node | None:
@@ -145,7 +158,9 @@ def _why_not_rounding(match: Match, end: ir.Node) -> str:
     """Say what the model rounds to 16 bits between; the kernel would keep 32."""
     for node in match.nodes:
         value = node.outputs[0]
-        if node is not end and type_name(value) in SHORT:
+        if node is end or is_op(node, *MOVES):
+            continue
+        if type_name(value) in SHORT:
             return (
                 f"the model rounds {value.name!r} inside of it to {type_name(value)}, the kernel "
                 "would not; keep_rounding: false accepts the difference"
