@@ -138,8 +138,8 @@ def test_any_size_and_value_gives_the_same(
     halves: str, activation: str, rows: int, columns: int, seed: int
 ) -> None:
     text = model(f"{HALVES[halves]} {activation}").replace("four = {4}", f"four = {{{columns}}}")
-    text = text.replace("[2, 2, 8]", f"[{rows}, 2, {2 * columns}]")
-    text = text.replace("[2, 2, 4]", f"[{rows}, 2, {columns}]")
+    text = text.replace("[2, 2, 4] y", f"[{rows}, 2, {columns}] y")
+    text = text.replace("[2, 2, 8] x", f"[{rows}, 2, {2 * columns}] x")
     x = np.random.default_rng(seed).normal(size=(rows, 2, 2 * columns)).astype(np.float32) * 5
     check_pass(FuseGatedActivation(), text, {"x": x}, changes=1, **ROUNDING)
 
