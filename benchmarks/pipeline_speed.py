@@ -235,6 +235,23 @@ def best_peer(figures: dict[str, dict[str, Any]]) -> dict[str, float] | None:
     return ratios
 
 
+def table(rows: list[dict[str, Any]]) -> str:
+    """Return seconds and MB of each tool on each model, and ours over those of the better peer."""
+    lines = [f"{'':20}" + "".join(f"{tool:>20}" for tool in TOOLS) + f"{'of the better peer':>22}"]
+    for row in rows:
+        cells = [f"{row['model']:20}", *(_cell(row.get(tool, {})) for tool in TOOLS)]
+        ratios = row["best_peer"] or {}
+        kept = [ratios.get(f"trtforge {figure}", "-") for figure in ("seconds", "peak_mb")]
+        lines.append("".join(cells) + f"{f'{kept[0]} time {kept[1]} memory':>22}")
+    return "\n".join(lines)
+
+
+def _cell(figures: dict[str, Any]) -> str:
+    if "seconds" not in figures:
+        return f"{figures.get('failure', 'not tried')[:18]:>20}"
+    return f"{figures['seconds']:.2f} s {figures['peak_mb']} MB".rjust(20)
+
+
 def versions(pythons: dict[str, str]) -> dict[str, str]:
     """Return the version of each tool, as its own interpreter finds it."""
     found = {}
@@ -268,7 +285,7 @@ def main() -> None:
         "rows": rows,
     }
     text = json.dumps(result, indent=2) + "\n"
-    print(text)
+    print(table(rows))
     if options.out:
         options.out.write_text(text)
 

@@ -9,7 +9,7 @@ ROOT = Path(__file__).parent.parent
 LEVELS = """
 errors
 quantities delta
-array_files user_code
+array_files user_code compiled_template
 file_feeds
 artifacts environment ops hooks terminal demo cli.quick_start bundle
 bundle.plan_header bundle.signature

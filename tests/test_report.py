@@ -10,6 +10,7 @@ import numpy as np
 import onnx.parser
 import onnx_ir as ir
 import pytest
+from pydantic import TypeAdapter
 from test_statistics_report import seen
 
 from trtforge import artifacts as a
@@ -21,6 +22,7 @@ from trtforge.records import StepRecord
 from trtforge.report import (
     Report,
     Verdict,
+    finite,
     make_report,
     read_report,
     report_schema,
@@ -81,7 +83,10 @@ def example(tmp_path: Path, name: str = "layer1.conv") -> Report:
     values = np.random.default_rng(0).standard_normal((64, 4)).astype(np.float32)
     ctx.put(Statistics({name: seen(values), "zero": seen(values * 0)}, 64, f"{name}.npz"))
     ctx.put(a.Ranges({name: a.Range(-2.0, 2.0)}, "percentile", 64, f"{name}.npz"))
-    points = (Evaluated(1.0, 0.98, 12.0, None, meets=False), Evaluated(0.9, 0.9995, 30, None, True))
+    points = (
+        Evaluated(1.0, 0.98, 12.0, None, meets=False),
+        Evaluated(0.9, 0.9995, 30.0, None, True),
+    )
     groups = (NodeGroup((name, "b"), 900, 1e-3, kept=False), NodeGroup(("c",), 100, 0.02, True))
     ctx.put(Sensitivity("int8", groups, points, {"cosine": 0.999}, 3.5, 64, f"{name}.npz"))
     records = [
@@ -110,6 +115,12 @@ def test_json_matches_its_schema_and_reads_back(tmp_path):
     again = read_report(text)
     assert again.to_json() == text
     assert again.comparison.outputs[1].sqnr_db == float("inf")
+
+
+def test_json_is_what_pydantic_writes_by_the_schema(tmp_path):
+    report = example(tmp_path)
+    by_schema = TypeAdapter(Report).dump_python(report, mode="json")
+    assert json.loads(report.to_json()) == finite(by_schema)
 
 
 def test_json_has_no_infinity_of_its_own(tmp_path):

@@ -156,7 +156,9 @@ class Report:
 
     def to_json(self) -> str:
         """Return the report as JSON that :func:`report_schema` describes."""
-        data = finite(_adapter().dump_python(self, mode="json"))
+        from pydantic_core import to_jsonable_python
+
+        data = finite(to_jsonable_python(self))  # needs no schema, which takes long to make
         return json.dumps(data, indent=2, allow_nan=False) + "\n"
 
 

@@ -10,10 +10,10 @@ import base64
 import hashlib
 import math
 from collections.abc import Iterator
-from importlib.resources import files
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
+from trtforge.compiled_template import compiled
 from trtforge.errors import ExitCode
 from trtforge.pictures import CurvePoint, curve, histogram
 from trtforge.quantities import format_bytes, percent
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from trtforge.artifacts import Comparison
     from trtforge.report import Report, Verdict
 
+_TEMPLATES = Path(__file__).with_name("templates")
 UNKNOWN = "\N{EN DASH}"
 _HEADLINES = {
     ExitCode.DONE: "Done as asked",
@@ -51,7 +52,7 @@ def render(report: Report) -> str:
 
     style, script = (_template(f"report.{ending}") for ending in ("css", "js"))
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    page = _environment().from_string(_template("report.html.jinja"))
+    page = compiled(_environment(), _TEMPLATES / "report.html.jinja")
     return page.render(
         report=report,
         facts=list(_facts(report)),
@@ -66,7 +67,7 @@ def render(report: Report) -> str:
 
 
 def _template(name: str) -> str:
-    return (files("trtforge") / "templates" / name).read_text(encoding="utf-8")
+    return (_TEMPLATES / name).read_text(encoding="utf-8")
 
 
 def _environment() -> Environment:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import sys
 import traceback
@@ -26,6 +27,7 @@ def main() -> None:
     from trtforge.cli.answers import flush
 
     flush()
+    gc.freeze()  # at its end the interpreter need not look for garbage in what goes away with it
     sys.exit(code)
 
 

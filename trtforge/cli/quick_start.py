@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import sys
 from collections.abc import Sequence
 from importlib.machinery import ModuleSpec, PathFinder
@@ -12,16 +13,19 @@ from types import ModuleType
 DEFERRED = frozenset({"sympy", "onnx_ir._symbolic_shapes"})
 """onnx-ir imports them for arithmetic with symbolic dimensions, which is rare; SymPy takes as long
 to import as all other libraries of a run together."""
-_ALLOCATIONS = 50_000
+_ALLOCATIONS = 200_000
+_NO_PLUGINS = "PYDANTIC_DISABLE_PLUGINS"
 
 
 def quick_start() -> None:
     """Import the modules of :data:`DEFERRED` when they are first used; look for garbage less often.
 
     A graph of many nodes is a million objects that live as long as the command, and the collector
-    would go through all of them again and again.
+    would go through all of them again and again. pydantic need not look through all installed
+    packages for plugins of its own, which could only change how recipes are read.
     """
     sys.meta_path.insert(0, _Deferring())
+    os.environ.setdefault(_NO_PLUGINS, "__all__")
     gc.set_threshold(_ALLOCATIONS, 20, 100)
 
 

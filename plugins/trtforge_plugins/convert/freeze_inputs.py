@@ -60,6 +60,7 @@ class FreezeInputs(Step):
     """
 
     name: ClassVar[str] = "freeze-inputs"
+    checkpoint: ClassVar[bool] = False  # a quick edit
 
     values: Mapping[str, Any] = field(default_factory=dict)
     """A number or a (nested) list of numbers for each input to freeze: ``{axes: [1, 2]}``."""
