@@ -16,7 +16,7 @@ bundle.plan_header bundle.signature
 options steps statistics analysis yaml_text graph diagnosis checkup output_sums worker_process
 compare to_surgeon targets symbolic op_attributes io_adapter frozen_inputs task_accuracy
 context host weights feeds rounding float4 from_surgeon pictures check_page subgraph
-statistics_report
+statistics_report inline_weights
 records recipe recipe_problems schema store surgeon request_check worker model_refusals
 model_file recipe_stages artifact_file run_folder testing kernel_source verdict outcome
 reference report cache recipe_reader importing kernels recipe_document

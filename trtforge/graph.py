@@ -122,9 +122,14 @@ def scalar(value: ir.Value | None) -> float | int | bool | None:
     return number
 
 
-def add_initializer(graph: ir.Graph, name: str, array: Array) -> ir.Value:
-    """Add a constant to ``graph`` under ``name``, made unique, and return its value."""
-    unique = unique_name(graph, name)
+def add_initializer(
+    graph: ir.Graph, name: str, array: Array, taken: set[str | None] | None = None
+) -> ir.Value:
+    """Add a constant to ``graph`` under ``name``, made unique, and return its value.
+
+    ``taken`` is what :func:`unique_name` says of it.
+    """
+    unique = unique_name(graph, name, taken)
     tensor = ir.tensor(np.ascontiguousarray(array).reshape(array.shape), name=unique)
     shape = ir.Shape(array.shape)
     value = ir.Value(name=unique, type=ir.TensorType(tensor.dtype), shape=shape, const_value=tensor)
@@ -132,20 +137,27 @@ def add_initializer(graph: ir.Graph, name: str, array: Array) -> ir.Value:
     return value
 
 
-def unique_name(graph: ir.Graph, name: str) -> str:
-    """Return ``name``, or ``name_2`` and so on, so that no value of ``graph`` has it."""
-    taken = _value_names(graph)
-    if name not in taken:
-        return name
-    return next(f"{name}_{i}" for i in range(2, len(taken) + 3) if f"{name}_{i}" not in taken)
+def unique_name(graph: ir.Graph, name: str, taken: set[str | None] | None = None) -> str:
+    """Return ``name``, or ``name_2`` and so on, so that no value of ``graph`` has it.
+
+    Whoever adds many names keeps :func:`value_names` and gives it as ``taken``, which the new name
+    is added to; else the whole graph is looked through for each.
+    """
+    known = value_names(graph) if taken is None else taken
+    unique = name
+    if name in known:
+        unique = next(f"{name}_{i}" for i in range(2, len(known) + 3) if f"{name}_{i}" not in known)
+    known.add(unique)
+    return unique
 
 
-def _value_names(graph: ir.Graph) -> set[str | None]:
+def value_names(graph: ir.Graph) -> set[str | None]:
+    """Return the names of all values of ``graph`` and of the graphs inside its nodes."""
     names: set[str | None] = {value.name for value in graph.inputs} | set(graph.initializers)
     for node in graph:
         names.update(output.name for output in node.outputs)
         for body in bodies(node):
-            names |= _value_names(body)
+            names |= value_names(body)
     return names
 
 

@@ -11,18 +11,19 @@ import os
 import secrets
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import onnx
 import onnx_ir as ir
 
+from trtforge import inline_weights
 from trtforge.errors import ModelError, RequestError, TrtforgeError
 from trtforge.model_refusals import check_proto, check_tensor, no_model, shorten
 from trtforge.quantities import format_bytes
 from trtforge.store import write_error
-from trtforge.weights import exchange, exchanged, read_file, tensors
+from trtforge.weights import exchange, tensors
 
 EXTERNAL_OVER = 3 * 2**29
 """Weights of more bytes than this go to a data file beside the model; protobuf ends at 2 GiB."""
@@ -73,6 +74,8 @@ def load(path: str | os.PathLike[str]) -> ir.Model:
     try:
         check_proto(proto)
         model = ir.serde.deserialize_model(proto)
+        del proto
+        exchange(model, inline_weights.take_out)
         for tensor in tensors(model):
             if isinstance(tensor, ir.ExternalTensor):
                 # Never empty: an empty base_dir turns off onnx-ir's own checks of the path.
@@ -146,13 +149,13 @@ def save(
     with _writing(target, total, scratch, data_scratch):
         placed = _write_data(large, data_scratch, data) if large else {}
 
-        def stored(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
-            return placed.get(id(tensor)) or _inline(tensor)
-
-        with exchanged(model, stored):
-            scratch.write_bytes(_serialized(model))
+        _write_message(model, scratch, placed)
         if placed:
-            overwritten = {id(old): stored(old) for old in weights if _is_in(old, data)}
+            overwritten = {
+                id(old): placed.get(id(old)) or inline_weights.inline(old)
+                for old in weights
+                if _is_in(old, data)
+            }
             data_scratch.replace(data)
             exchange(model, lambda tensor: overwritten.get(id(tensor), tensor))
         scratch.replace(target)
@@ -186,9 +189,12 @@ def _check_space(folder: Path, needed: int) -> None:
         raise OSError(errno.ENOSPC, amounts)
 
 
-def _serialized(model: ir.Model) -> bytes:
+def _write_message(model: ir.Model, file: Path, outside: Mapping[int, ir.ExternalTensor]) -> None:
     try:
-        text: bytes = ir.serde.serialize_model(model).SerializeToString()
+        with file.open("wb") as stream:
+            inline_weights.write(model, stream, outside, MAX_PROTOBUF)
+    except OSError:
+        raise
     except (
         Exception
     ) as error:  # onnx-ir raises many kinds; each means a model that ONNX cannot hold
@@ -196,7 +202,6 @@ def _serialized(model: ir.Model) -> bytes:
             f"the model cannot be written as ONNX: {shorten(str(_first_cause(error)))}",
             where=model.graph.name or "model",
         ) from error
-    return text
 
 
 def _write_data(
@@ -228,19 +233,6 @@ def _external(tensor: ir.TensorProtocol, data: Path, offset: int) -> ir.External
         metadata_props=dict(tensor.metadata_props),
         base_dir=str(data.parent),
     )
-
-
-def _inline(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
-    """Return a tensor whose serialized form holds its data."""
-    if not isinstance(tensor, ir.ExternalTensor):
-        return tensor
-    proto = onnx.TensorProto(
-        name=tensor.name,
-        dims=tensor.shape.numpy(),
-        data_type=tensor.dtype.value,
-        raw_data=read_file(tensor, count=tensor.nbytes),
-    )
-    return ir.serde.deserialize_tensor(proto)
 
 
 def _is_in(tensor: ir.TensorProtocol, data: Path) -> bool:
@@ -283,12 +275,10 @@ def _write_skeleton(model: ir.Model, file: Path) -> None:
     data = file.with_name("model.data")
     data.touch()
 
-    def hollow(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
-        if tensor.dtype == ir.DataType.STRING or tensor.nbytes < _SMALL:
-            return _inline(tensor)
-        if tensor.nbytes > data.stat().st_size:
-            os.truncate(data, tensor.nbytes)
-        return _external(tensor, data, 0)
-
-    with exchanged(model, hollow):
-        file.write_bytes(_serialized(model))
+    outside = {}
+    for tensor in tensors(model):
+        if tensor.dtype != ir.DataType.STRING and tensor.nbytes >= _SMALL:
+            if tensor.nbytes > data.stat().st_size:
+                os.truncate(data, tensor.nbytes)
+            outside[id(tensor)] = _external(tensor, data, 0)
+    _write_message(model, file, outside)

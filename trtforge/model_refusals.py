@@ -110,6 +110,8 @@ def _entries(tensor: ir.TensorProtocol) -> tuple[int, int]:
     ``TensorProto`` prescribes for the type.
     """
     proto = tensor.raw
+    if isinstance(tensor, ir.Tensor):
+        return tensor.size, tensor.size  # an array, which has its shape
     if not isinstance(proto, onnx.TensorProto):
         return tensor.size, len(proto)  # the list of a string tensor
     if proto.HasField("raw_data"):

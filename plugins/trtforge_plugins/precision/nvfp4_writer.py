@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from trtforge.graph import add_initializer, constant
+from trtforge.graph import constant
 from trtforge_plugins.precision.placement import Point
 from trtforge_plugins.precision.placement_rules import FP4_BLOCK
 from trtforge_plugins.precision.qdq_writer import Writer
@@ -50,7 +50,7 @@ class NVFP4Writer(Writer):
         scales.type = ir.TensorType(_FP8.dtype)
         self.graph.opset_imports.setdefault("trt", 1)
         first = self.node("DequantizeLinear", value, (scales, scale), {}, rule)
-        first.name = first.outputs[0].name = f"{name}_scales_DequantizeLinear"
+        self.rename(first, f"{name}_scales_DequantizeLinear")
         first.outputs[0].type = ir.TensorType(self.types[value])
         last = {"axis": -1, "block_size": FP4_BLOCK}
         inputs = (numbers, first.outputs[0])
@@ -68,10 +68,10 @@ class NVFP4Writer(Writer):
         stored = quantize_blocks(array, rounded, axis, FP4_BLOCK, self.target)
         name = value.name
         above = self.number(f"{name}_tensor_scale", tensor_scale, value)
-        low = add_initializer(self.graph, f"{name}_scale", scales)
-        codes = add_initializer(self.graph, f"{name}_quantized", stored)
+        low = self.add(f"{name}_scale", scales)
+        codes = self.add(f"{name}_quantized", stored)
         first = self.node("DequantizeLinear", value, (low, above), {}, point.rule)
-        first.name = first.outputs[0].name = f"{name}_scale_DequantizeLinear"
+        self.rename(first, f"{name}_scale_DequantizeLinear")
         first.outputs[0].type = ir.TensorType(self.types[value])
         first.outputs[0].shape = ir.Shape(scales.shape)
         attributes = {"axis": axis, "block_size": FP4_BLOCK}

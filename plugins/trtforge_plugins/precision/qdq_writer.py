@@ -5,16 +5,20 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx_ir as ir
 
 from trtforge import Range
-from trtforge.graph import add_initializer, constant, is_op, unique_name
+from trtforge.graph import add_initializer, constant, is_op, unique_name, value_names
 from trtforge_plugins.precision.data_movement import sources
 from trtforge_plugins.precision.element_types import element_types
 from trtforge_plugins.precision.placement import Point
 from trtforge_plugins.precision.quantized_weights import Format, channel_scales, quantize, scale_of
+
+if TYPE_CHECKING:
+    from trtforge.artifacts import Array
 
 FLOATS = frozenset({ir.DataType.FLOAT, ir.DataType.FLOAT16})
 RULE_KEY = "trtforge.rule"
@@ -30,6 +34,7 @@ class Writer(ABC):
         self.types = element_types(model)
         self.target = target
         self._ranges = ranges
+        self._taken = value_names(model.graph)
         self._activations: dict[ir.Value, ir.Value] = {}
         self._weights: dict[tuple[ir.Value, int | None], ir.Value] = {}
 
@@ -56,7 +61,10 @@ class Writer(ABC):
                 f"its input {value.name!r} was seen as {found.low:g}..{found.high:g}: no scale fits"
             )
         weight = constant(point.constant)
-        if weight is not None and not np.isfinite(weight).all():
+        if (
+            weight is not None
+            and not np.isfinite([weight.min(initial=0), weight.max(initial=0)]).all()
+        ):
             return "its weight has a NaN or infinite entry"
         return None
 
@@ -121,15 +129,24 @@ class Writer(ABC):
         rule: str,
     ) -> ir.Node:
         """Make a node whose name tells the tensor it is about; the caller puts it in place."""
-        name = unique_name(self.graph, f"{about.name}_{op_type}")
+        name = unique_name(self.graph, f"{about.name}_{op_type}", self._taken)
         node = ir.node(op_type, inputs, attributes or None, name=name)
         node.metadata_props[RULE_KEY] = f"insert-qdq: {rule}"
         node.outputs[0].name = name
         return node
 
+    def rename(self, node: ir.Node, name: str) -> None:
+        """Give a node that this writer made, and its result, another name."""
+        self._taken.discard(node.name)
+        node.name = node.outputs[0].name = unique_name(self.graph, name, self._taken)
+
     def number(self, name: str, value: float, like: ir.Value) -> ir.Value:
         """Add a constant of the floating-point type that ``like`` has."""
-        return add_initializer(self.graph, name, np.array(value, self.types[like].numpy()))
+        return self.add(name, np.array(value, self.types[like].numpy()))
+
+    def add(self, name: str, array: Array) -> ir.Value:
+        """Add a constant under ``name``, made unique."""
+        return add_initializer(self.graph, name, array, self._taken)
 
 
 class LinearWriter(Writer):
@@ -143,7 +160,7 @@ class LinearWriter(Writer):
         if self._zero is None:
             zero = np.zeros((), self.target.dtype.numpy())
             name = f"zero_{self.target.dtype.name.lower()}"
-            self._zero = add_initializer(self.graph, name, zero)
+            self._zero = self.add(name, zero)
         quantized = self.node("QuantizeLinear", value, (value, scale, self._zero), {}, rule)
         quantized.outputs[0].type = ir.TensorType(self.target.dtype)
         quantized.outputs[0].shape = value.shape
@@ -156,8 +173,8 @@ class LinearWriter(Writer):
         scales = channel_scales(array, point.axis, self.target)
         stored = quantize(array, scales, point.axis, self.target)
         inputs = (
-            add_initializer(self.graph, f"{value.name}_quantized", stored),
-            add_initializer(self.graph, f"{value.name}_scale", scales.astype(array.dtype)),
+            self.add(f"{value.name}_quantized", stored),
+            self.add(f"{value.name}_scale", scales.astype(array.dtype)),
         )
         attributes = {} if point.axis is None else {"axis": point.axis}
         return [self.node("DequantizeLinear", value, inputs, attributes, point.rule)]

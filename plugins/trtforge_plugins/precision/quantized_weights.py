@@ -40,6 +40,8 @@ _STORED = {
     ir.DataType.FLOAT8E4M3FN: ml_dtypes.float8_e4m3fn,
     ir.DataType.FLOAT4E2M1: ml_dtypes.float4_e2m1fn,
 }
+_AT_ONCE = 2**16
+"""Weights divided and rounded at once: they stay in a core's cache."""
 _SMALLEST = float(np.finfo(np.float32).tiny)
 
 
@@ -57,7 +59,8 @@ def channel_scales(weight: Array, axis: int | None, target: Format) -> Array:
         ValueError: a weight is NaN or infinite.
     """
     others = tuple(i for i in range(weight.ndim) if i != axis)
-    return _scales(np.abs(weight).max(axis=others, initial=0), target)
+    highest, lowest = (f(axis=others, initial=0) for f in (weight.max, weight.min))
+    return _scales(np.maximum(highest, -lowest), target)
 
 
 def block_scales(weight: Array, axis: int, block: int, target: Format) -> Array:
@@ -82,7 +85,13 @@ def quantize(array: Array, scales: Array, axis: int | None, target: Format) -> A
     shape = [1] * array.ndim
     if axis is not None:
         shape[axis] = -1
-    return _rounded(array.astype(np.float32) / scales.reshape(shape), target)
+    divisors = np.broadcast_to(scales.reshape(shape), array.shape)
+    stored = np.empty(array.shape, _STORED[target.dtype])
+    length = max(1, _AT_ONCE // max(1, array[:1].size))
+    for first in range(0, len(array), length):
+        part = slice(first, first + length)
+        stored[part] = _rounded(array[part].astype(np.float32) / divisors[part], target)
+    return stored
 
 
 def quantize_blocks(array: Array, scales: Array, axis: int, block: int, target: Format) -> Array:
