@@ -204,10 +204,10 @@ def test_calibrators_share_one_pass_over_the_data(monkeypatch):
     assert len(runs) == 3
 
 
-def test_max_can_do_without_histograms():
+def test_max_does_without_histograms_unless_asked():
     whole, quick = context(noise(3)), context(noise(3))
-    CalibrateMax().run(whole)
-    CalibrateMax(histogram=False).run(quick)
+    CalibrateMax(histogram=True).run(whole)
+    CalibrateMax().run(quick)
     assert quick.get(Ranges) == whole.get(Ranges)
     assert quick.find(Statistics) is None  # nobody shall take them for distributions
 

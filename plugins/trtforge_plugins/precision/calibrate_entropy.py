@@ -44,11 +44,11 @@ class CalibrateEntropy(HistogramCalibrator):
         if not len(used) or used[-1] < QUANTA:
             return Range(seen.low, seen.high)
         width = seen.width * _MERGED
-        found = divergences(counts[: used[-1] + 1])
-        first = math.ceil(_smallest_useful(counts, width, seen.amax) / width)
-        found[: max(first - QUANTA, 0)] = np.inf
+        useful = math.ceil(_smallest_useful(counts, width, seen.amax) / width)
+        first = min(max(useful, QUANTA), int(used[-1]) + 1)
+        found = divergences(counts[: used[-1] + 1], first)
         equal = np.flatnonzero(found <= found.min() + _EQUAL)
-        return clipped(seen, (QUANTA + int(equal[-1])) * width)
+        return clipped(seen, (first + int(equal[-1])) * width)
 
 
 def _smallest_useful(counts: Array, width: float, amax: float) -> float:
@@ -59,8 +59,8 @@ def _smallest_useful(counts: Array, width: float, amax: float) -> float:
     return float(amaxes[np.flatnonzero(errors <= errors[-1])[0]])
 
 
-def divergences(counts: Array) -> Array:
-    """Return the divergence of each cut of a histogram, from 128 bins to all of them.
+def divergences(counts: Array, first: int = QUANTA) -> Array:
+    """Return the divergence of each cut of a histogram, from ``first`` bins to all of them.
 
     Every sum over the bins of a level is a difference of prefix sums, so a cut costs 128 steps
     however many bins it has. A cut whose last bin is empty, although something is cut off there,
@@ -68,24 +68,26 @@ def divergences(counts: Array) -> Array:
 
     Args:
         counts: Histogram of magnitudes: int64[n], n >= 128, its last entry not 0.
+        first: At least 128.
 
     Returns:
-        float64[n - 127].
+        float64[n - first + 1].
     """
     total = counts.sum()
     below = _prefix(counts)
     filled = _prefix(counts > 0)
-    cuts = np.arange(QUANTA, len(counts) + 1)
+    cuts = np.arange(first, len(counts) + 1)
     edges = cuts[:, None] * np.arange(QUANTA + 1) // QUANTA
     mass = np.diff(below[edges], axis=1)  # of each level, before anything is cut off
-    level = mass / np.maximum(np.diff(filled[edges], axis=1), 1)
+    bins = np.diff(filled[edges], axis=1)  # of each level, that hold something: few
     cut_off = total - below[cuts]
     last = counts[cuts - 1]
     reference = mass.copy()
     reference[:, -1] += cut_off
     own = _prefix(_x_log_x(counts))[cuts] - _x_log_x(last) + _x_log_x(last + cut_off)
-    with np.errstate(divide="ignore"):
-        logarithms = np.where(level > 0, np.log(np.where(level > 0, level, 1)), 0.0)
+    logarithms = (
+        np.log(np.maximum(mass, 1)) - np.log(np.maximum(np.arange(bins.max() + 1), 1))[bins]
+    )
     cross = (reference * logarithms).sum(axis=1)
     found: Array = (own - cross) / total - np.log(total) + np.log(np.maximum(below[cuts], 1))
     return np.where((last == 0) & (cut_off > 0), np.inf, found)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -12,6 +13,7 @@ import onnx_ir as ir
 from trtforge import Batches, Context, Statistics, Step, StepError
 from trtforge.reference import Provider
 from trtforge.weights import tensor_digest
+from trtforge.weights import tensors as all_tensors
 from trtforge_plugins.precision.calibration_state import CalibrationState
 from trtforge_plugins.precision.element_types import element_types
 from trtforge_plugins.precision.observe import Seen, observe
@@ -76,13 +78,20 @@ def collect(ctx: Context, provider: Provider, *, histogram: bool = True) -> Stat
     tallies = {str(value.name): Tally(axes[value], histogram=histogram) for value in tensors}
     state = CalibrationState(ctx, lambda: f"{_key(model, batches)} {histogram}")
     start = state.load(tallies)
-    _run(ctx, tallies, observe(model, tensors, batches, provider=provider, start=start), state)
+    with ThreadPoolExecutor(1) as aside:  # while ONNX Runtime prepares the model in one thread
+        aside.submit(_remember_digests, list(all_tensors(model)))
+        _run(ctx, tallies, observe(model, tensors, batches, provider=provider, start=start), state)
     state.forget()
     found = {name: tally.statistics() for name, tally in tallies.items()}
     known = {name: each for name, each in found.items() if each is not None}
     if not known:
         raise StepError(f"{batches.source} holds no values to calibrate with")
     return Statistics(known, batches.samples, batches.source, batches.real, model_digest(model))
+
+
+def _remember_digests(tensors: list[ir.TensorProtocol]) -> None:
+    for tensor in tensors:
+        tensor_digest(tensor)
 
 
 def _run(

@@ -14,6 +14,15 @@ import onnx_ir as ir
 
 Types = dict[ir.Value, ir.DataType]
 
+_LIKE_FIRST_INPUT = frozenset({
+    "Add", "AveragePool", "BatchNormalization", "Clip", "Concat", "Conv", "Div", "Erf", "Flatten",
+    "Gather", "Gemm", "GlobalAveragePool", "Identity", "LayerNormalization", "MatMul", "MaxPool",
+    "Mul", "Pow", "Relu", "Reshape", "Sigmoid", "Slice", "Softmax", "Split", "Sqrt", "Squeeze",
+    "Sub", "Tanh", "Transpose", "Unsqueeze",
+})  # fmt: skip
+"""Common operators whose first result has the type of the first input: to ask for one schema makes
+ONNX set up all of them, which takes as long as calibrating a small model."""
+
 _BY_ATTRIBUTE: Mapping[str, tuple[str, ir.DataType | None]] = MappingProxyType(
     {
         "Cast": ("to", None),
@@ -88,6 +97,8 @@ class _Inference:
         stated = _stated(node, index, self.types)
         if stated is not None:
             return stated
+        if index == 0 and node.domain == "" and node.op_type in _LIKE_FIRST_INPUT:
+            return self.types.get(node.inputs[0]) if node.inputs and node.inputs[0] else None
         schema = find_schema(node.domain, node.op_type, versions.get(node.domain, 0))
         if schema is None:
             return None

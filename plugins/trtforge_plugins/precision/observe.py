@@ -1,13 +1,17 @@
 """Runs a model on data and hands out the tensors that a calibrator asks for, part by part.
 
 Memory does not grow with the data or with the batch: where the model's batch is dynamic, a batch is
-run in parts whose tensors fill a fixed budget. One part is computed while another is looked at.
+run in parts whose tensors fill a fixed budget. On the CPU two parts are computed at a time, each by
+half of the cores, while another is looked at: threads that share no operator need not wait for one
+another.
 """
 
 from __future__ import annotations
 
+import os
+from collections import deque
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -16,15 +20,15 @@ import onnx_ir as ir
 
 from trtforge import Batches, DataError
 from trtforge.file_feeds import FileFeeds
-from trtforge.reference import Provider, Reference
+from trtforge.reference import CUDA, Provider, Reference
 
 if TYPE_CHECKING:
     from trtforge.artifacts import Array
 
     Feed = Mapping[str, Array]
 
-PART_BYTES = 48 * 2**20
-"""Size of the tensors of one part; two parts are in memory at a time."""
+PART_BYTES = 32 * 2**20
+"""Size of the tensors of one part; three parts are in memory at a time, two on a GPU."""
 
 
 @dataclass(frozen=True)
@@ -59,9 +63,14 @@ def observe(
     inputs = set(model.graph.inputs)
     direct = [str(value.name) for value in tensors if value in inputs]
     fetched = {value: dtype for value, dtype in tensors.items() if value not in inputs}
-    with _only_outputs(model, fetched):
-        reference = Reference(model, provider=provider) if fetched else None
     parts = _Parts(model, batches, start)
+    cores = os.cpu_count() or 1
+    runs = min(2, cores) if parts.several else 1
+    threads = cores // runs if runs > 1 else None
+    with _only_outputs(model, fetched):
+        reference = Reference(model, provider=provider, threads=threads) if fetched else None
+    if reference is not None and reference.provider == CUDA:
+        runs = 1
 
     def run(part: _Part) -> Seen:
         missing = [name for name in direct if name not in part.feed]
@@ -72,17 +81,14 @@ def observe(
             seen.update(reference.fetch(part.feed))
         return Seen(part.batch, part.ends, seen)
 
-    with ThreadPoolExecutor(1) as worker:
-        waiting = None
+    with ThreadPoolExecutor(runs) as workers:
+        ahead: deque[tuple[_Part, Future[Seen]]] = deque()
         for part in parts:
-            ahead = worker.submit(run, part)
-            if waiting is not None:
-                yield waiting
-            waiting = ahead.result()
-            parts.learn(waiting)
-            del ahead
-        if waiting is not None:
-            yield waiting
+            ahead.append((part, workers.submit(run, part)))
+            if len(ahead) > runs or not parts.measured:
+                yield parts.learn(*ahead.popleft())
+        while ahead:
+            yield parts.learn(*ahead.popleft())
 
 
 @dataclass(frozen=True)
@@ -90,6 +96,7 @@ class _Part:
     batch: int
     ends: bool
     feed: Feed
+    samples: int
 
 
 class _Parts:
@@ -100,6 +107,13 @@ class _Parts:
         self._start = start
         self._cuttable = _has_dynamic_batch(model)
         self._length = 1
+        self.measured = False
+        """Whether the size of a part is known."""
+
+    @property
+    def several(self) -> bool:
+        """Whether there is more than one."""
+        return self._cuttable or len(self._batches.feeds) > self._start + 1
 
     def __iter__(self) -> Iterator[_Part]:
         feeds = self._batches.feeds
@@ -108,7 +122,7 @@ class _Parts:
         for index, feed in enumerate(rest, first):
             lengths = {len(array) if array.ndim else 0 for array in feed.values()}
             if not self._cuttable or len(lengths) != 1 or lengths <= {0, 1}:
-                yield _Part(index, ends=True, feed=feed)
+                yield _Part(index, ends=True, feed=feed, samples=max(lengths, default=1) or 1)
                 continue
             yield from self._cut(index, feed, lengths.pop())
 
@@ -117,14 +131,17 @@ class _Parts:
         while first < length:
             end = min(first + self._length, length)
             part = {name: array[first:end] for name, array in feed.items()}
-            yield _Part(index, end == length, part)
+            yield _Part(index, end == length, part, end - first)
             first = end
 
-    def learn(self, seen: Seen) -> None:
-        """Choose the length of the next parts from the size of this one."""
+    def learn(self, part: _Part, found: Future[Seen]) -> Seen:
+        """Wait for a part, choose the length of the next ones by its size, and return it."""
+        seen = found.result()
         size = sum(array.nbytes for array in seen.tensors.values())
         if size and self._cuttable:
-            self._length = max(1, self._length * PART_BYTES // size)
+            self._length = max(1, part.samples * PART_BYTES // size)
+        self.measured = True
+        return seen
 
 
 def _has_dynamic_batch(model: ir.Model) -> bool:

@@ -193,11 +193,13 @@ class Tally:
         if not (math.isfinite(low) and math.isfinite(high)):
             raise NonFiniteError("NaN" if math.isnan(low) or math.isnan(high) else "Inf")
         seen = self.totals
+        counted = self._histogram and seen.low <= seen.high  # else the bins are empty yet
         seen.low, seen.high = min(seen.low, low), max(seen.high, high)
         self._batch = (min(self._batch[0], low), max(self._batch[1], high))
         largest = max(abs(low), abs(high))
         needed = math.frexp(largest)[1] if largest else _SMALLEST
-        for _ in range(min(max(needed - seen.exponent, 0), BINS.bit_length())):
+        doublings = min(max(needed - seen.exponent, 0), BINS.bit_length())
+        for _ in range(doublings if counted else 0):
             half = self.counts.reshape(BINS, 2).sum(axis=1)
             self.counts = np.zeros_like(self.counts)
             self.counts[BINS // 2 : BINS // 2 + BINS] = half

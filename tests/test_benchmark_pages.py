@@ -1,0 +1,31 @@
+"""What a page says was measured is what the committed result of the benchmark holds."""
+
+import importlib.util
+import json
+from pathlib import Path
+from types import ModuleType
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def script(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, ROOT / "benchmarks" / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_page_on_calibration_ends_with_the_committed_result() -> None:
+    calibration = script("calibration")
+    stored = json.loads(calibration.RESULT.read_text())
+    assert calibration.PAGE.read_text().endswith(calibration.page(stored))
+
+
+def test_a_row_over_its_bar_is_named_on_the_page() -> None:
+    calibration = script("calibration")
+    row = {"model": "m", "tool": "trtforge max", "wall_s_ratio": 1.51, "peak_mb_ratio": 2.9}
+    assert calibration.misses([row]) == ["m max, time 1.51"]
+    assert calibration.misses([row | {"wall_s_ratio": 1.5}]) == []
+    assert calibration.misses([row | {"tool": "onnxruntime minmax"}]) == []
