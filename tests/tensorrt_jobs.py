@@ -54,3 +54,23 @@ def parse_with_plugin(payload: dict[str, Any], progress: Progress) -> dict[str, 
     parser = trt.OnnxParser(network, logger)
     parser.parse_from_file(payload["model"])
     return {"layers": [network.get_layer(i).type.name for i in range(network.num_layers)]}
+
+
+def build_with_library(payload: dict[str, Any], progress: Progress) -> dict[str, Any]:
+    """Build a model for sm_86 with the plugins of a shared library; return what came of it."""
+    trt.get_plugin_registry().load_library(payload["library"])
+    logger = trt.Logger(trt.Logger.ERROR)
+    builder = trt.Builder(logger)
+    network = builder.create_network(0)
+    parser = trt.OnnxParser(network, logger)
+    parsed = parser.parse_from_file(payload["model"])
+    config = builder.create_builder_config()
+    config.num_compute_capabilities = 1
+    config.set_compute_capability(trt.ComputeCapability.SM86, 0)
+    plan = builder.build_serialized_network(network, config) if parsed else b""
+    data = bytes(plan or b"")
+    return {
+        "layers": [network.get_layer(i).type.name for i in range(network.num_layers)],
+        "size": len(data),
+        "carries": [text for text in payload["texts"] if text.encode() in data],
+    }

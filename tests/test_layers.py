@@ -23,7 +23,8 @@ reference report cache recipe_reader importing kernels recipe_document
 op_function model_comparison runner report_page bundle.manifest host_kernels
 host_launch
 op_testing evidence profile_text bisection accuracy_bisection bundle.storage bundle.compatibility
-op_examples
+op_examples plugin_rules
+plugin_export plugin_variants
 session starter subject bundle.contents bundle.preflight
 bundle.writer diff_figures
 layer_diff fail_if
@@ -31,6 +32,7 @@ diff_text
 diff_page
 api cli.answers
 cli.bundles cli.check cli.doctor cli.look cli.models cli.runs
+cli.op_source
 cli.ops
 cli.bisect cli.profiles
 cli.app

@@ -99,7 +99,7 @@ def render(op: CustomOp, dtype: str, tactic: Tactic | None = None) -> Source:
         )
     path = template_path(op)
     cuda_type, header = CUDA_TYPES[dtype]
-    entry = f"{op.domain}_{op.op_type}_{dtype}".replace(".", "_").replace("-", "_")
+    entry = entry_name(op, dtype)
     chosen = _chosen(op, tactic)
     names = {
         **attributes(op), **chosen, "T": cuda_type, "dtype": dtype, "dtype_of": op.types(dtype),
@@ -112,6 +112,11 @@ def render(op: CustomOp, dtype: str, tactic: Tactic | None = None) -> Source:
         lines.append(_MARK.sub("", line))
         origins.append(int(marks[-1]) if marks else (origins or [1])[-1])
     return Source("\n".join(lines) + "\n", entry, path, tuple(origins))
+
+
+def entry_name(op: CustomOp, dtype: str) -> str:
+    """Return the kernel's name, or what the names of several begin with."""
+    return f"{op.domain}_{op.op_type}_{dtype}".replace(".", "_").replace("-", "_")
 
 
 def _chosen(op: CustomOp, tactic: Tactic | None) -> Tactic:

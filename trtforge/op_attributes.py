@@ -21,6 +21,14 @@ if TYPE_CHECKING:
     from trtforge.ops import CustomOp
 
 _FLOAT, _TENSOR = "float", "tensor"
+FIELD = "trtforge"
+"""The attribute of a plugin's ONNX node, and the plugin's field, that holds the op as text."""
+PLUGIN_VERSION = "1"
+
+
+def plugin_name(kind: type[CustomOp]) -> str:
+    """Return the name of a TensorRT plugin: with the domain, as TensorRT goes by standard names."""
+    return kind.name.replace("::", "_").replace(".", "_").replace("-", "_")
 
 
 def write_op(op: CustomOp) -> str:

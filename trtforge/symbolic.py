@@ -21,6 +21,8 @@ R = TypeVar("R")
 E = TypeVar("E")
 MAX_CALLS = 300
 """Calls of one rule; a loop over the entries of a dimension would not end."""
+MAX_INDEX = 8
+"""Up to here a rule may take a size for a plain number, as that of axes: it is called for each."""
 
 
 class NotSymbolic(StepError):
@@ -140,12 +142,20 @@ class Expression:
         return self.path.decide(self if self.operator in ("less", "equal") else self != 0)
 
     def __index__(self) -> int:
+        if self.operator in ("less", "equal"):
+            return 1 if self else 0
+        for number in range(MAX_INDEX + 1):
+            if self == number:
+                return number
         raise NotSymbolic(
             f"the rule needs the number of {self} itself, for example as the length of a list",
             remedy="use + - * // % and comparisons only",
         )
 
-    __int__ = __float__ = __index__  # each is refused in these words
+    __int__ = __index__
+
+    def __float__(self) -> float:
+        return float(self.__index__())
 
     def __str__(self) -> str:
         if self.operator == "size":
@@ -167,10 +177,13 @@ def _negated(value: Expression | int) -> Expression | int | None:
 
 
 @dataclass(frozen=True)
-class _Fork(Generic[R]):
+class Branch(Generic[R]):
+    """Two ways through a rule."""
+
     question: Expression
-    yes: _Fork[R] | R
-    no: _Fork[R] | R
+    yes: Branch[R] | R
+    """What the rule returns where the answer is yes."""
+    no: Branch[R] | R
 
 
 def trace(rule: Callable[..., R], ranks: Sequence[int]) -> R:
@@ -188,7 +201,16 @@ def trace(rule: Callable[..., R], ranks: Sequence[int]) -> R:
         NotSymbolic: the rule needs a size as a plain number, or returns another structure for
             other sizes, or branches without end.
     """
-    return cast("R", _merge(_fork(rule, ranks, {}, [MAX_CALLS])))
+    return cast("R", _merge(branches(rule, ranks)))
+
+
+def branches(rule: Callable[..., R], ranks: Sequence[int]) -> Branch[R] | R:
+    """Return what ``rule`` returns in each of its ways, which may differ in structure.
+
+    Raises:
+        NotSymbolic: the rule needs a size as a plain number, or branches without end.
+    """
+    return _fork(rule, ranks, {}, [MAX_CALLS])
 
 
 def sizes(ranks: Sequence[int], answers: dict[str, bool] | None = None) -> tuple[Shape, ...]:
@@ -203,7 +225,7 @@ def sizes(ranks: Sequence[int], answers: dict[str, bool] | None = None) -> tuple
 
 def _fork(
     rule: Callable[..., R], ranks: Sequence[int], answers: Mapping[str, bool], left: list[int]
-) -> _Fork[R] | R:
+) -> Branch[R] | R:
     left[0] -= 1
     if left[0] < 0:
         raise NotSymbolic("the rule branches on sizes without end")
@@ -212,11 +234,11 @@ def _fork(
     except _Undecided as undecided:
         question = undecided.question
         yes, no = ({**answers, str(question): answer} for answer in (True, False))
-        return _Fork(question, _fork(rule, ranks, yes, left), _fork(rule, ranks, no, left))
+        return Branch(question, _fork(rule, ranks, yes, left), _fork(rule, ranks, no, left))
 
 
 def _merge(tree: Any) -> Any:
-    if not isinstance(tree, _Fork):
+    if not isinstance(tree, Branch):
         return tree
     return _choice(tree.question, _merge(tree.yes), _merge(tree.no))
 

@@ -1,31 +1,22 @@
-"""``trtforge op``: list, show and check custom ops."""
+"""``trtforge op``: list, show and check custom ops; what writes files is in ``op_source``."""
 
 from __future__ import annotations
 
 import sys
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
+from trtforge.cli import op_source
 from trtforge.cli.answers import Json, Targets, Without, open_host, say, say_json
+from trtforge.cli.op_source import InputShapes, Name, Settings
 from trtforge.errors import ExitCode
 
 if TYPE_CHECKING:
     from trtforge.op_examples import Checked
 
-app = typer.Typer(help="Custom ops: look at them and check them.", no_args_is_help=True)
-Name = Annotated[str, typer.Argument(help="A custom op: trtforge::RMSNorm, or only RMSNorm.")]
-Settings = Annotated[
-    list[str],
-    typer.Option("--set", metavar="ATTRIBUTE=VALUE", help="Set an attribute; repeatable."),
-]
-InputShapes = Annotated[
-    list[str],
-    typer.Option(
-        "--shape", metavar="INPUT=SHAPE", help="Shape of an input, e.g. x=4x64; repeatable."
-    ),
-]
+app = typer.Typer(help="Custom ops: look at them, check them, export them.", no_args_is_help=True)
 
 
 @app.command("list")
@@ -38,7 +29,7 @@ def list_(*, as_json: Json = False, without: Without = []) -> None:  # noqa: B00
 
 @app.command()
 def show(name: Name, *, as_json: Json = False, without: Without = []) -> None:  # noqa: B006  # typer copies it
-    """Show an op: inputs, outputs, types, attributes, tactics, kernel, ONNX function."""
+    """Show inputs, types, attributes, tactics and function of an op."""
     import inspect
     import textwrap
 
@@ -95,10 +86,11 @@ def check(
     as_json: Json = False,
     without: Without = [],  # noqa: B006  # typer copies it
 ) -> None:
-    """Hold an op to its declaration: shapes, ONNX function, compilation, and the kernel itself.
+    """Say whether an op is what it declares.
 
-    The kernel is executed on the CPU where a C++ compiler is, and on the GPU where one is. The exit
-    code is 1 if the op is not what it declares.
+    Holds shapes, ONNX function and kernel to the reference. The kernel is executed on the CPU where
+    a C++ compiler is, and on the GPU where one is. The exit code is 1 if the op is not what it
+    declares.
     """
     from trtforge.op_examples import check_examples, examples_of, find_op
     from trtforge.op_testing import TARGETS
@@ -171,3 +163,6 @@ def _warn(results: list[Checked]) -> None:
                 "  To do: install g++ or clang++, or name one in CXX; or use a machine with a GPU\n"
             )
             return
+
+
+app.command()(op_source.export)

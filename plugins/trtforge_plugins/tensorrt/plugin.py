@@ -23,14 +23,11 @@ import numpy as np
 
 from trtforge import BuildError, CustomOp, Tactic, Target
 from trtforge.kernels import compile_kernel
-from trtforge.op_attributes import read_written
+from trtforge.op_attributes import FIELD, PLUGIN_VERSION, plugin_name, read_written
 from trtforge.ops import launches
 from trtforge.symbolic import evaluate, trace
 from trtforge_plugins.tensorrt.plugin_fields import Carried, read_fields, write_fields
 
-ATTRIBUTE = "trtforge"
-"""The attribute of the ONNX node, and the field, that holds the op as text."""
-VERSION = "1"
 TYPES = {
     "FLOAT": "float32", "HALF": "float16", "BF16": "bfloat16", "INT8": "int8", "UINT8": "uint8",
     "INT32": "int32", "INT64": "int64", "BOOL": "bool", "FP8": "float8e4m3fn",
@@ -48,11 +45,6 @@ class Workshop:
     """Where compiled kernels are kept."""
     failures: list[str] = field(default_factory=list)
     """Exceptions of callbacks: op, method and cause."""
-
-
-def plugin_name(kind: type[CustomOp]) -> str:
-    """Return the plugin's name: with the domain, because TensorRT goes by standard names first."""
-    return kind.name.replace("::", "_").replace(".", "_").replace("-", "_")
 
 
 @contextmanager
@@ -103,17 +95,17 @@ def _creator(workshop: Workshop, kind: type[CustomOp]) -> Any:
         def __init__(self) -> None:
             trt.IPluginCreatorV3One.__init__(self)
             self.workshop, self.title = workshop, f"custom op {kind.name}"
-            self.name, self.plugin_version = plugin_name(kind), VERSION
+            self.name, self.plugin_version = plugin_name(kind), PLUGIN_VERSION
             self.plugin_namespace = kind.name.partition("::")[0]
             empty = np.zeros(0, np.int8)
             self.field_names = trt.PluginFieldCollection(
-                [trt.PluginField(ATTRIBUTE, empty, trt.PluginFieldType.CHAR)]
+                [trt.PluginField(FIELD, empty, trt.PluginFieldType.CHAR)]
             )
 
         @guarded(lambda _: None)  # TensorRT then refuses the node
         def create_plugin(self, name: str, fields: Any, phase: Any) -> Any:
             given = {each.name: np.asarray(each.data).tobytes() for each in fields}
-            text = given.pop(ATTRIBUTE).rstrip(b"\0").decode()
+            text = given.pop(FIELD).rstrip(b"\0").decode()
             carried = read_fields(given) if phase == trt.TensorRTPhase.RUNTIME else None
             return plugin_class(trt)(workshop, read_written(text, kind), text, name, carried)
 
@@ -132,7 +124,7 @@ class Callbacks:
         self.carried = carried or Carried()
         self.chosen = 0
         self.title = f"custom op {op.name}, node {layer!r}"
-        self.plugin_name, self.plugin_version = plugin_name(type(op)), VERSION
+        self.plugin_name, self.plugin_version = plugin_name(type(op)), PLUGIN_VERSION
         self.plugin_namespace = op.domain
         self.num_outputs = len(op.outputs) + len(op.counted)
         self._kept: Any = None
@@ -216,7 +208,7 @@ class Callbacks:
     @guarded(lambda self: self.workshop.trt.PluginFieldCollection([]))
     def get_fields_to_serialize(self) -> Any:
         """Return the op and its kernels for the engine."""
-        blobs = {ATTRIBUTE: self.text.encode(), **write_fields(self.carried)}
+        blobs = {FIELD: self.text.encode(), **write_fields(self.carried)}
         self._kept = [
             self.workshop.trt.PluginField(
                 name, np.frombuffer(blob, np.int8).copy(), self.workshop.trt.PluginFieldType.CHAR

@@ -10,9 +10,8 @@ import onnx_ir as ir
 from trtforge import BuildError, Context, CustomOp, EngineLayers, RequestError, StepError, Target
 from trtforge.graph import label, nodes
 from trtforge.kernels import compile_kernel
-from trtforge.op_attributes import write_op
+from trtforge.op_attributes import FIELD, PLUGIN_VERSION, plugin_name, write_op
 from trtforge.op_function import read_op
-from trtforge_plugins.tensorrt.plugin import ATTRIBUTE, VERSION, plugin_name
 
 KINDS = ("custom_layer", "PluginV3", "plugin")
 """What layer dumps call a plugin's layer: TensorRT-RTX, and the inspector of TensorRT."""
@@ -124,7 +123,7 @@ def _swap(node: ir.Node, kind: type[CustomOp], ops: Mapping[str, type[CustomOp]]
     op = read_op(node, ops)
     assert op is not None  # noqa: S101  # its kind was found
     texts = {
-        ATTRIBUTE: write_op(op), "plugin_version": VERSION, "plugin_namespace": node.domain,
+        FIELD: write_op(op), "plugin_version": PLUGIN_VERSION, "plugin_namespace": node.domain,
     }  # fmt: skip
     node.name = node.name or f"{kind.name.partition('::')[2]}_{node.outputs[0].name}"
     node.attributes.clear()
