@@ -23,7 +23,7 @@ reference report cache recipe_reader importing kernels recipe_document
 op_function model_comparison runner report_page bundle.manifest host_kernels
 host_launch
 op_testing evidence profile_text bisection accuracy_bisection bundle.storage bundle.compatibility
-op_examples plugin_rules
+op_examples op_scaffold plugin_rules
 plugin_export plugin_variants
 session starter subject bundle.contents bundle.preflight
 bundle.writer diff_figures

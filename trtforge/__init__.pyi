@@ -36,6 +36,7 @@ from .errors import (
 )
 from .hooks import hookimpl
 from .ops import CustomOp, Example, Launch, Shape, Tactic, ceil_div
+from .pointwise import PointwiseOp
 from .quantities import ByteSize, Dims, ShapeRange
 from .statistics import (
     Evaluated,
@@ -83,6 +84,7 @@ __all__ = [
     "OutputComparison",
     "Pass",
     "PluginError",
+    "PointwiseOp",
     "PrecisionProof",
     "PrecisionShare",
     "Profiler",

@@ -60,13 +60,14 @@ class Source:
 
 
 def template_path(op: CustomOp | type[CustomOp]) -> Path:
-    """Return the template of ``op``: the file ``op.kernel`` beside the module that defines it.
+    """Return the template of ``op``: the file ``op.kernel`` beside the module that names it.
 
     Raises:
         KernelError: there is no such file, or it is in another folder.
     """
     kind = op if isinstance(op, type) else type(op)
-    path = Path(inspect.getfile(kind)).parent / kind.kernel
+    owner = next((each for each in kind.__mro__ if "kernel" in vars(each)), kind)
+    path = Path(inspect.getfile(owner)).parent / kind.kernel
     if Path(kind.kernel).name != kind.kernel or not path.is_file():
         raise KernelError(
             f"custom op {kind.name} has no kernel template {str(path)!r}",
@@ -102,8 +103,8 @@ def render(op: CustomOp, dtype: str, tactic: Tactic | None = None) -> Source:
     entry = entry_name(op, dtype)
     chosen = _chosen(op, tactic)
     names = {
-        **attributes(op), **chosen, "T": cuda_type, "dtype": dtype, "dtype_of": op.types(dtype),
-        "entry": entry,
+        **op.names(), **attributes(op), **chosen, "T": cuda_type, "dtype": dtype,
+        "dtype_of": op.types(dtype), "entry": entry,
     }  # fmt: skip
     marked = render_text(_mark_lines(path.read_text("utf-8")), names, path)
     lines, origins = ([f"#include <{header}>"], [0]) if header else ([], [])

@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import Field, fields
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -29,6 +29,11 @@ PLUGIN_VERSION = "1"
 def plugin_name(kind: type[CustomOp]) -> str:
     """Return the name of a TensorRT plugin: with the domain, as TensorRT goes by standard names."""
     return kind.name.replace("::", "_").replace(".", "_").replace("-", "_")
+
+
+def type_name(field: Field[Any]) -> str:
+    """Return the type of an attribute as its declaration writes it: ``float``."""
+    return field.type if isinstance(field.type, str) else field.type.__name__
 
 
 def write_op(op: CustomOp) -> str:

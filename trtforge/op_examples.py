@@ -7,6 +7,7 @@ from dataclasses import MISSING, dataclass, fields, replace
 from typing import TYPE_CHECKING
 
 from trtforge.errors import EnvironmentLacks, RequestError, TrtforgeError, did_you_mean
+from trtforge.op_attributes import type_name
 from trtforge.op_testing import TARGETS as CHECKED_TARGETS
 from trtforge.op_testing import OpEvidence, check_op, shapes_of
 from trtforge.ops import Example
@@ -158,7 +159,7 @@ def attribute_rows(kind: type[CustomOp]) -> list[dict[str, object]]:
     """Return name, type and default of each attribute of an op."""
     return [
         {
-            "name": field.name, "type": str(field.type),
+            "name": field.name, "type": type_name(field),
             "default": None if field.default is MISSING else field.default,
         }
         for field in fields(kind)

@@ -104,6 +104,10 @@ class CustomOp(ABC):
         del inputs, outputs
         return 0
 
+    def names(self) -> Mapping[str, object]:
+        """Return what the template sees beside attributes, tactics and types."""
+        return {}
+
     @classmethod
     def examples(cls) -> Sequence[Example]:
         """Return what ``trtforge op check`` and ``op bench`` try the op with."""

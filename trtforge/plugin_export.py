@@ -20,7 +20,7 @@ import numpy as np
 from trtforge.errors import RequestError
 from trtforge.kernel_source import entry_name
 from trtforge.kernels import compile_kernel
-from trtforge.op_attributes import FIELD, PLUGIN_VERSION, plugin_name, write_op
+from trtforge.op_attributes import FIELD, PLUGIN_VERSION, plugin_name, type_name, write_op
 from trtforge.plugin_rules import Variant, VariantRules, write_rules
 from trtforge.store import write_error
 
@@ -224,7 +224,7 @@ def _real(value: float) -> str:
 def _fields(kind: type[CustomOp]) -> list[dict[str, str]]:
     names = {"int": "kINT32", "bool": "kINT32", "float": "kFLOAT32"}
     return [
-        {"name": field.name, "type": names.get(str(field.type), "kCHAR")} for field in fields(kind)
+        {"name": field.name, "type": names.get(type_name(field), "kCHAR")} for field in fields(kind)
     ]
 
 

@@ -1,4 +1,4 @@
-"""``trtforge op export``: a custom op as source code."""
+"""``trtforge op new`` and ``op export``: custom ops as source code."""
 
 from __future__ import annotations
 
@@ -127,3 +127,32 @@ def _tell_export(exported: Exported) -> None:
         f"for {targets}, PTX for later GPUs"
     )
     say(f"  To do: cmake -S {exported.folder} -B build && cmake --build build")
+
+
+def new(
+    name: Annotated[str, typer.Argument(help="domain::OpType, for example acme::Swish.")],
+    *,
+    pointwise: Annotated[
+        bool, typer.Option("--pointwise", help="Only an expression, no kernel of its own.")
+    ] = False,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", metavar="DIR", help="The new folder.")
+    ] = None,
+    as_json: Json = False,
+    without: Without = [],  # noqa: B006  # typer copies it
+) -> None:
+    """Write the package of a new op, to be changed.
+
+    It has a declaration, a kernel, a test that passes, and the entry point by which trtforge finds
+    the op once the package is installed.
+    """
+    from trtforge.op_scaffold import write_package
+
+    folder = write_package(name, out, pointwise=pointwise, taken=open_host(without).ops)
+    written = sorted(str(path) for path in folder.rglob("*") if path.is_file())
+    if as_json:
+        say_json({"op": name, "folder": str(folder), "files": written})
+        return
+    for path in written:
+        say(path)
+    say(f"  To do: pip install -e {folder} && pytest {folder} && trtforge op check {name}")

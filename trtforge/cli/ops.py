@@ -165,4 +165,5 @@ def _warn(results: list[Checked]) -> None:
             return
 
 
+app.command()(op_source.new)
 app.command()(op_source.export)
