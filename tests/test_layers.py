@@ -16,7 +16,8 @@ bundle.plan_header bundle.signature pointwise
 options steps statistics analysis yaml_text graph diagnosis checkup output_sums worker_process
 compare to_surgeon targets symbolic op_attributes io_adapter frozen_inputs task_accuracy
 context host weights feeds rounding float4 from_surgeon pictures check_page subgraph
-statistics_report inline_weights
+statistics_report inline_weights timing_statistics
+timing_files
 records recipe recipe_problems schema store surgeon request_check worker model_refusals
 model_file recipe_stages artifact_file run_folder testing kernel_source verdict outcome
 reference report cache recipe_reader importing kernels recipe_document
@@ -50,6 +51,7 @@ INTERFACE = {
     "trtforge.options",
     "trtforge.quantities", "trtforge.reference", "trtforge.symbolic",
     "trtforge.statistics", "trtforge.targets", "trtforge.task_accuracy", "trtforge.testing",
+    "trtforge.timing_files", "trtforge.timing_statistics",
     "trtforge.user_code", "trtforge.weights", "trtforge.worker",
 }  # fmt: skip
 """What plugins may import; docs/design.md lists it."""

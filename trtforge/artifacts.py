@@ -269,9 +269,14 @@ class Timings(Artifact):
     runs: int
     warmup: int
     median_ms: float
-    p90_ms: float
-    p99_ms: float
+    p90_ms: float | None
+    """None: not known; a profile of layers does not tell how whole runs spread."""
+    p99_ms: float | None
     layers: tuple[LayerTiming, ...] = ()
+    intervals: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    """``median``, ``p90``, ``p99`` to where it lies with 95 % confidence; missing: too few runs."""
+    notes: tuple[str, ...] = ()
+    """Under which conditions: CUDA graph, transfers, clocks, throttling, drift."""
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,6 @@ from trtforge.diff_figures import Figure, figures
 
 if TYPE_CHECKING:
     from trtforge.analysis import LayerCost, NodeCost, Prediction
-    from trtforge.artifacts import Timings
     from trtforge.subject import Subject
 
 NOISE = 0.03
@@ -83,10 +82,9 @@ class EngineDiff:
 
 def compare_engines(before: Subject, after: Subject) -> EngineDiff:
     """Return what ``after`` does differently from ``before``."""
-    measured = bool(_layer_times(before.timings) and _layer_times(after.timings))
+    measured = bool(before.layer_times() and after.layer_times())
     first, second = (
-        _Side(each.prediction, _layer_times(each.timings) if measured else {})
-        for each in (before, after)
+        _Side(each.prediction, each.layer_times() if measured else {}) for each in (before, after)
     )
     common = first.names & second.names
     nodes = {**first.nodes, **second.nodes}
@@ -102,10 +100,6 @@ def compare_engines(before: Subject, after: Subject) -> EngineDiff:
         by_op=_totals(first.shares("op"), second.shares("op")),
         by_module=_totals(first.shares("module"), second.shares("module")),
     )
-
-
-def _layer_times(timings: Timings | None) -> dict[str, float]:
-    return {layer.name: layer.median_ms for layer in timings.layers} if timings else {}
 
 
 class _Side:

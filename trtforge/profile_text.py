@@ -8,20 +8,32 @@ from typing import TYPE_CHECKING
 from trtforge.quantities import format_bytes, percent
 
 if TYPE_CHECKING:
-    from trtforge.analysis import NodeCost, Prediction
+    from trtforge.analysis import LayerCost, NodeCost, Prediction
     from trtforge.subject import Subject
 
 Row = tuple[str, ...]
-LAYER_COLUMNS = ("floor", "share", "bound", "type", "MACs", "bytes", "layer", "nodes", "modules")
-NODE_COLUMNS = ("MACs", "bytes", "MACs/byte", "node", "operator", "module")
+LAYER_COLUMNS = (
+    "measured",
+    "floor",
+    "share",
+    "bound",
+    "type",
+    "MACs",
+    "bytes",
+    "layer",
+    "nodes",
+    "modules",
+)
+NODE_COLUMNS = ("measured", "MACs", "bytes", "MACs/byte", "node", "operator", "module")
 _SHOWN = 3
 
 
 def summary_lines(subject: Subject) -> Iterator[str]:
-    """Yield what is known of the whole: everything here is predicted but the last line."""
+    """Yield what is known of the whole: predicted, and measured where there are times."""
     found = subject.prediction
     device = found.device
-    yield f"Predicted  for {device.name} (sm_{device.sm}) by published rates; nothing was measured"
+    unmeasured = "" if subject.timings else "; nothing was measured"
+    yield f"Predicted  for {device.name} (sm_{device.sm}) by published rates{unmeasured}"
     moved = sum(layer.bytes for layer in found.layers)
     if not found.layers:
         moved = sum(node.bytes or 0 for node in found.nodes)
@@ -36,9 +48,24 @@ def summary_lines(subject: Subject) -> Iterator[str]:
         yield f"Map        {_origins(found)}"
     for note in found.notes:
         yield f"Note       {note}"
-    if subject.timings is not None:
-        times = subject.timings
-        yield f"Measured   median {times.median_ms:.4g} ms on {times.device}, {times.runs} runs"
+    yield from _measured_lines(subject)
+
+
+def _measured_lines(subject: Subject) -> Iterator[str]:
+    times = subject.timings
+    if times is None:
+        return
+    sure = times.intervals.get("median")
+    within = f" ({sure[0]:.4g} to {sure[1]:.4g} with 95 % confidence)" if sure else ""
+    tail = [f"p{share} {value:.4g} ms" for share, value in ((90, times.p90_ms), (99, times.p99_ms))
+            if value is not None]  # fmt: skip
+    facts = ", ".join((f"median {times.median_ms:.4g} ms{within}", *tail))
+    yield f"Measured   {facts}; {times.runs} runs on {times.device}"
+    for note in times.notes:
+        yield f"           {note}"
+    floor = subject.prediction.floor_ms
+    if floor and times.median_ms:
+        yield f"Reached    {percent(floor / times.median_ms)} of what the GPU could at most"
 
 
 def _origins(found: Prediction) -> str:
@@ -51,10 +78,16 @@ def _origins(found: Prediction) -> str:
     )
 
 
-def layer_rows(found: Prediction, top: int) -> Iterator[Row]:
-    """Yield the layers with the largest floor first."""
-    for layer in sorted(found.layers, key=lambda each: -each.milliseconds)[:top]:
+def layer_rows(subject: Subject, top: int) -> Iterator[Row]:
+    """Yield the layers that take longest first: by measured times, where there are some."""
+    found, times = subject.prediction, subject.layer_times()
+
+    def order(layer: LayerCost) -> tuple[float, float]:
+        return -times.get(layer.name, 0.0), -layer.milliseconds
+
+    for layer in sorted(found.layers, key=order)[:top]:
         yield (
+            duration(times[layer.name]) if layer.name in times else "",
             duration(layer.milliseconds),
             percent(layer.milliseconds / found.serial_ms if found.serial_ms else 0.0),
             layer.bound,
@@ -80,13 +113,15 @@ def _few(names: Sequence[str]) -> str:
     return f"{shown} and {more} more" if more > 0 else shown
 
 
-def node_rows(found: Prediction, top: int) -> Iterator[Row]:
-    """Yield the nodes with the most work first, then those that move most."""
+def node_rows(subject: Subject, top: int) -> Iterator[Row]:
+    """Yield the nodes that take longest first, then those with most work, that move most."""
+    times = subject.layer_times()
 
-    def cost(node: NodeCost) -> tuple[int, int]:
-        return -node.macs, -(node.bytes or 0)
+    def cost(node: NodeCost) -> tuple[float, int, int]:
+        return -times.get(node.name, 0.0), -node.macs, -(node.bytes or 0)
 
-    for node in sorted(found.nodes, key=cost)[:top]:
+    for node in sorted(subject.prediction.nodes, key=cost)[:top]:
         intensity = f"{node.macs / node.bytes:.1f}" if node.bytes else ""
         size = format_bytes(node.bytes) if node.bytes is not None else "?"
-        yield f"{node.macs:,}", size, intensity, node.name, node.op, node.module
+        time = duration(times[node.name]) if node.name in times else ""
+        yield time, f"{node.macs:,}", size, intensity, node.name, node.op, node.module

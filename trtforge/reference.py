@@ -63,6 +63,7 @@ class Reference:
         optimize: Whether ONNX Runtime may optimize the graph.
         prepack: Whether it may lay weights out anew: slower to start, faster to run.
         threads: Threads within one operator; None: one per CPU core.
+        trace: Where ONNX Runtime's profiler writes its events; None: it is off.
 
     Raises:
         ModelError: the file is no model that ONNX Runtime takes.
@@ -70,7 +71,7 @@ class Reference:
         EnvironmentLacks: ``cuda`` is asked for and does not work here.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  # a model, and how to run it
         self,
         model: str | os.PathLike[str] | ir.Model,
         *,
@@ -78,6 +79,7 @@ class Reference:
         optimize: bool = True,
         prepack: bool = True,
         threads: int | None = None,
+        trace: str | None = None,
     ) -> None:
         loaded = model if isinstance(model, ir.Model) else model_file.load(model)
         where = "" if isinstance(model, ir.Model) else str(model)
@@ -90,7 +92,7 @@ class Reference:
         )
         self.outputs = tuple(_spec(value, self._adapted) for value in loaded.graph.outputs)
         self.provider = _choose(provider)
-        options = _Options(optimize, prepack, threads)
+        options = _Options(optimize, prepack, threads, trace)
         with _creating(where):
             self._session = _start(loaded, self.provider, options)
             if self.provider == CUDA and CUDA not in self._session.get_providers():
@@ -146,6 +148,10 @@ class Reference:
             self._session.run_with_iobinding(binding)
         values = binding.get_outputs()
         return {spec.name: _view(value) for spec, value in zip(self.outputs, values, strict=True)}
+
+    def end_trace(self) -> str:
+        """Return the file that the profiler wrote; it is off from now on."""
+        return str(self._session.end_profiling())
 
     def _check(self, feed: Mapping[str, Array]) -> None:
         known = {spec.name: spec for spec in self.inputs}
@@ -220,6 +226,7 @@ class _Options:
     optimize: bool
     prepack: bool
     threads: int | None
+    trace: str | None = None
 
 
 def _session_options(chosen: _Options) -> Any:
@@ -231,6 +238,9 @@ def _session_options(chosen: _Options) -> Any:
         levels.ORT_ENABLE_ALL if chosen.optimize else levels.ORT_DISABLE_ALL
     )
     options.log_severity_level = 4  # errors reach us as exceptions
+    if chosen.trace:
+        options.enable_profiling = True
+        options.profile_file_prefix = chosen.trace
     options.intra_op_num_threads = chosen.threads or 0
     options.add_session_config_entry("session.disable_quant_qdq", "1")
     options.add_session_config_entry("session.disable_prepacking", "01"[not chosen.prepack])

@@ -15,12 +15,12 @@ from trtforge.importing import empty_context, open_model
 from trtforge.options import bind
 from trtforge.quantities import ShapeRange
 from trtforge.run_folder import REPORT
+from trtforge.timing_files import timings_beside, timings_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from trtforge.artifacts import Artifact
-    from trtforge.context import Context
     from trtforge.host import Host
     from trtforge.report import Report
     from trtforge.steps import Step
@@ -38,16 +38,24 @@ class Subject:
     prediction: Prediction
     engine: Engine | None = None
     timings: Timings | None = None
-    """Measured times, where the run has some."""
+    """Measured times, where there are some."""
+
+    def layer_times(self) -> dict[str, float]:
+        """Return the measured milliseconds of each layer or node; those of one name are added."""
+        times: dict[str, float] = {}
+        for layer in self.timings.layers if self.timings else ():
+            times[layer.name] = times.get(layer.name, 0.0) + layer.median_ms
+        return times
 
 
-def open_subject(
+def open_subject(  # noqa: PLR0913  # what to look at, and what is known of it
     source: Path,
     host: Host,
     *,
     model: str = "",
     device: str = "",
     shapes: Mapping[str, ShapeRange] | None = None,
+    times: Sequence[Path] = (),
 ) -> Subject:
     """Read ``source`` and count what it costs.
 
@@ -59,10 +67,13 @@ def open_subject(
             else none, and then only memory is counted.
         device: A GPU of the table; empty: by the engine's target.
         shapes: Replaces the shapes of open dimensions; their ``opt`` counts.
+        times: Files of measured times (:mod:`trtforge.timing_files`): one, or one of whole runs and
+            one of layers. None given: those beside the layer dump, then those of the run.
 
     Raises:
         RequestError: it is none of these, or the device is not in the table.
         StepError: the layer dump cannot be read.
+        DataError: a file of measured times cannot be read.
     """
     report, engine = _known(source)
     if not source.exists():
@@ -76,12 +87,15 @@ def open_subject(
             ctx.put(engine)
             host.run_step(bind(_giver(host, EngineLayers), {}, "layers"), ctx)
         host.run_step(bind(_giver(host, Prediction), {"device": device}, "--device"), ctx)
-        return _subject(source, ctx, engine, report)
+        timings = _timings(times, report, engine)
+        return Subject(str(source), ctx.get(Prediction), engine, timings)
 
 
-def _subject(source: Path, ctx: Context, engine: Engine | None, report: Report | None) -> Subject:
-    timings = report.timings if report else None
-    return Subject(str(source), ctx.get(Prediction), engine, timings)
+def _timings(files: Sequence[Path], report: Report | None, engine: Engine | None) -> Timings | None:
+    if files:
+        return timings_of(files)
+    beside = timings_beside(engine.layer_dump) if engine and engine.layer_dump else None
+    return beside or (report.timings if report else None)
 
 
 def _giver(host: Host, artifact: type[Artifact]) -> type[Step]:

@@ -18,13 +18,22 @@ RECIPES = Path(__file__).parent / "recipes"
 @hookimpl
 def trtforge_components() -> Iterable[Component]:
     """Offer every step and recipe of this package."""
-    from trtforge_plugins import analysis, clean, convert, fuse, importers, precision, tensorrt
+    from trtforge_plugins import (
+        analysis,
+        clean,
+        convert,
+        fuse,
+        importers,
+        precision,
+        profiling,
+        tensorrt,
+    )
     from trtforge_plugins.bundle import Bundle
     from trtforge_plugins.engine_layers import ReadLayers
     from trtforge_plugins.prove_precision import ProvePrecision
     from trtforge_plugins.verify import Verify
 
-    packages = (importers, clean, convert, fuse, precision, tensorrt, analysis)
+    packages = (importers, clean, convert, fuse, precision, tensorrt, analysis, profiling)
     return [
         *(getattr(package, name) for package in packages for name in package.__all__),
         ReadLayers,

@@ -18,7 +18,7 @@ from trtforge.cli.answers import (
     say_table,
     write_file,
 )
-from trtforge.errors import ExitCode
+from trtforge.errors import ExitCode, RequestError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -39,6 +39,15 @@ def profile(
     model: Model = "",
     device: Device = "",
     shapes: Shapes = [],  # noqa: B006  # typer copies it
+    times: Annotated[
+        list[Path],
+        typer.Option(
+            "--times",
+            metavar="FILE",
+            help="Measured times: trtexec's --exportTimes or --exportProfile, or ONNX Runtime's "
+            "profile. Twice: whole runs, then layers. Default: the files beside the layer dump.",
+        ),
+    ] = [],  # noqa: B006  # typer copies it
     top: Annotated[int, typer.Option(help="Rows to show.", min=1)] = 20,
     as_json: Json = False,
     without: Without = [],  # noqa: B006  # typer copies it
@@ -59,7 +68,11 @@ def profile(
     from trtforge.subject import open_subject
 
     ranges = {name: ShapeRange.read(shape) for name, shape in map(shape_option, shapes)}
-    subject = open_subject(source, open_host(without), model=model, device=device, shapes=ranges)
+    if len(times) > 2:
+        raise RequestError("--times takes at most two files: whole runs, then layers")
+    subject = open_subject(
+        source, open_host(without), model=model, device=device, shapes=ranges, times=times
+    )
     found = subject.prediction
     if as_json:
         timings = asdict(subject.timings) if subject.timings else None
@@ -69,9 +82,9 @@ def profile(
         say(line)
     say()
     if found.layers:
-        _say_rows(LAYER_COLUMNS, layer_rows(found, top))
+        _say_rows(LAYER_COLUMNS, layer_rows(subject, top))
     else:
-        _say_rows(NODE_COLUMNS, node_rows(found, top))
+        _say_rows(NODE_COLUMNS, node_rows(subject, top))
 
 
 def diff(

@@ -62,7 +62,7 @@ class Session:
         self.trt = trt
         self.version = str(trt.__version__)
         self._listener = listener
-        self._logger = _logger(trt, listener)
+        self._logger = logger(trt, listener)
         try:
             builder = trt.Builder(self._logger)
         except TypeError as error:  # how pybind says that the factory returned nothing
@@ -206,7 +206,9 @@ def _nameless(text: str) -> dict[str, Any]:
     return {"node": "", "op": "", "text": text, "code": "", "functions": [], "source": ""}
 
 
-def _logger(trt: Any, listener: Listener) -> Any:
+def logger(trt: Any, listener: Listener) -> Any:
+    """Return a logger of TensorRT's that hands everything to ``listener``."""
+
     class Logger(trt.ILogger):  # type: ignore[misc]  # TensorRT has no types
         def __init__(self) -> None:
             trt.ILogger.__init__(self)

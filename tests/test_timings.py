@@ -1,0 +1,470 @@
+"""Measured times: their statistics, the files of other tools, and the steps that measure."""
+
+import json
+import types
+
+import layer_dumps
+import models
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+from command import trtforge
+from test_tensorrt_api import VERSIONS
+from trtforge_plugins.profiling.gpu_samples import sampled
+from trtforge_plugins.profiling.profile_engine import ProfileEngine
+from trtforge_plugins.profiling.read_times import ReadTimes
+from trtforge_plugins.profiling.time_onnxruntime import TimeOnnxruntime
+from trtforge_plugins.tensorrt.execution import PROFILED, Execution
+
+from trtforge import Context, DataError, EnvironmentLacks, Request, RequestError, StepError
+from trtforge.timing_files import read_timings
+from trtforge.timing_statistics import interval, quantile, summarize
+
+# Statistics
+
+
+def test_statistics_of_runs():
+    shuffled = np.random.default_rng(0).permutation(500)
+    times = [9.0, 8.0, *(1 + i / 1000 for i in shuffled)]
+    found = summarize(times, device="here", warmup=2)
+    assert (found.runs, found.warmup) == (500, 2)
+    assert found.median_ms == pytest.approx(1.2495)
+    assert found.p90_ms == pytest.approx(np.percentile(times[2:], 90))
+    assert found.p99_ms == pytest.approx(np.percentile(times[2:], 99))
+    for name, value in (("median", found.median_ms), ("p90", found.p90_ms), ("p99", found.p99_ms)):
+        low, high = found.intervals[name]
+        assert low <= value <= high
+
+
+@pytest.mark.parametrize(
+    ("count", "share", "expected"),
+    [
+        (5, 0.5, None),  # all five below the median: 1 in 32, more than 2.5 %
+        (6, 0.5, (0, 5)),  # 1 in 64 on either side
+        (10, 0.5, (1, 8)),  # the table of the sign test: the 2nd to the 9th
+        (100, 0.5, (39, 60)),
+        (367, 0.99, None),  # 0.99 ** 367 is 2.5006 %
+        (368, 0.99, (359, 367)),
+    ],
+)
+def test_the_interval_of_a_quantile_is_binomial(count, share, expected):
+    assert interval(list(range(count)), share) == expected
+
+
+def test_the_interval_covers_the_true_median_as_often_as_it_says():
+    rng = np.random.default_rng(0)
+    true = np.log(2)  # of the exponential distribution, which is as skewed as times are
+    hits = 0
+    for _ in range(1000):
+        low, high = interval(sorted(rng.exponential(size=40)), 0.5)
+        hits += low <= true <= high
+    assert hits >= 940  # 95 % are promised; 1000 tries miss by 1 % with some probability
+
+
+def test_quantiles_are_numpys():
+    values = sorted(np.random.default_rng(1).random(17))
+    for share in (0.0, 0.1, 0.5, 0.9, 0.99, 1.0):
+        assert quantile(values, share) == pytest.approx(np.quantile(values, share))
+
+
+def test_doubts_are_told():
+    assert "only 3 runs" in summarize([1.0, 1.0, 1.0], device="d").notes[0]
+    drifting = summarize([*[1.0] * 20, *[1.2] * 20], device="d")
+    assert "the runs drift" in drifting.notes[0]
+    assert summarize([1.0] * 40, device="d").notes == ()
+    for bad in ([], [1.0, -1.0], [1.0, float("nan")]):
+        with pytest.raises(DataError):
+            summarize(bad, device="d")
+
+
+# Files of other tools
+
+TREX_PROFILE = """[
+  { "count" : 107 }
+, { "name" : "conv1 + relu", "timeMs" : 3.21, "averageMs" : 0.03, "medianMs" : 0.02, "percentage" : 40 }
+, { "name" : "fc\x1e[ONNX Layer: fc]", "timeMs" : 6.42, "averageMs" : 0.06, "medianMs" : 0.06, "percentage" : 60 }
+]"""  # noqa: E501  # as trtexec writes it; it escapes nothing
+
+
+def query(start, compute, h2d=0.0, d2h=0.0):
+    """An entry of trtexec's --exportTimes (exportJSONTrace in sampleReporting.cpp)."""
+    keys = ("startEnqMs", "endEnqMs", "startH2dMs", "endH2dMs", "startComputeMs", "endComputeMs",
+            "startD2hMs", "endD2hMs")  # fmt: skip
+    times = dict.fromkeys(keys, start)
+    return times | {"h2dMs": h2d, "computeMs": compute, "d2hMs": d2h,
+                    "latencyMs": h2d + compute + d2h}  # fmt: skip
+
+
+def write(path, document):
+    """``path`` with a JSON document in it."""
+    path.write_text(document if isinstance(document, str) else json.dumps(document), "utf-8")
+    return path
+
+
+def test_layers_profiled_by_trtexec(tmp_path):
+    found = read_timings(write(tmp_path / "profile.json", TREX_PROFILE))
+    assert [(layer.name, layer.median_ms) for layer in found.layers] == [
+        ("conv1 + relu", 0.02), ("fc\x1e[ONNX Layer: fc]", 0.06),
+    ]  # fmt: skip
+    assert found.layers[1].share == pytest.approx(0.75)
+    assert found.runs == 107
+    assert found.median_ms == pytest.approx(0.08)
+    assert (found.p90_ms, found.p99_ms, found.intervals) == (None, None, {})
+    assert "sum of the layers' medians" in found.notes[0]
+
+
+def test_queries_timed_by_trtexec(tmp_path):
+    queries = [query(i, 1 + i / 100, h2d=0.2, d2h=0.1) for i in range(50)]
+    found = read_timings(write(tmp_path / "times.json", queries))
+    assert (found.runs, found.median_ms) == (50, pytest.approx(1.245))
+    assert found.intervals["median"][0] < 1.245 < found.intervals["median"][1]
+    assert any("medians 0.2 ms to the GPU, 0.1 ms back" in note for note in found.notes)
+    alone = read_timings(write(tmp_path / "t.json", [query(0, 1.0)] * 20), warmup=5)
+    assert (alone.runs, alone.warmup) == (15, 5)
+    assert any("trtexec measured none" in note for note in alone.notes)
+
+
+def test_a_profile_of_onnx_runtime(tmp_path):
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.enable_profiling = True
+    options.profile_file_prefix = str(tmp_path / "ort")
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    model = models.parse(models.MLP).SerializeToString()
+    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    for _ in range(12):
+        session.run(None, {"x": np.zeros((2, 64), np.float32)})
+    trace = tmp_path / "trace.json"
+    (tmp_path / session.end_profiling()).rename(trace)
+    found = read_timings(trace)
+    assert (found.runs, found.warmup) == (11, 1)
+    assert {layer.name for layer in found.layers} == {"up", "bias", "act", "down"}
+    assert found.median_ms >= sum(layer.median_ms for layer in found.layers) / 2
+    assert found.device == "ONNX Runtime, CPUExecutionProvider"
+
+
+def test_nodes_in_a_loop_count_as_often_as_they_run(tmp_path):
+    event = lambda name, ts, dur, cat="Node": {  # noqa: E731  # the shape of an event
+        "cat": cat, "name": name, "ts": ts, "dur": dur, "ph": "X",
+        "args": {"provider": "CUDAExecutionProvider"},
+    }  # fmt: skip
+    events = [event("model_run", 100 * run, 90, "Session") for run in range(3)]
+    events += [
+        event("body_kernel_time", 100 * run + 9 * i, 8) for run in range(3) for i in range(5)
+    ]
+    found = read_timings(write(tmp_path / "e.json", events))
+    assert found.layers[0].median_ms == pytest.approx(5 * 0.008)
+    assert "kernels run on afterwards" in found.notes[1]
+
+
+@pytest.mark.parametrize(
+    ("document", "said"),
+    [
+        ("{", "no valid JSON"),
+        ("[" * 100_000, "no valid JSON"),
+        ({}, "neither trtexec's"),
+        ([], "neither trtexec's"),
+        ([1, "x", None], "neither trtexec's"),
+        ([{"cat": "Node", "dur": 1}], "no event 'model_run'"),
+        ([{"computeMs": "fast"}], "no number"),
+        ([{"name": "a", "medianMs": None}], "no number 'medianMs'"),
+    ],
+)
+def test_what_is_no_file_of_times_is_refused(tmp_path, document, said):
+    with pytest.raises(DataError, match=said):
+        read_timings(write(tmp_path / "x.json", document))
+
+
+def test_times_beside_a_layer_dump_are_found(tmp_path):
+    text = layer_dumps.golden("bert_fp32")
+    (tmp_path / "bert.layers.txt").write_text(text)
+    names = ["encoder.layer.0.scores_myl0_4", "encoder.layer.0.mix_myl0_8"]
+    profile = [{"count": 9}, *({"name": name, "medianMs": 0.25} for name in names)]
+    write(tmp_path / "bert.profile.json", profile)
+    write(tmp_path / "bert.times.json", [query(0, 2.0)] * 30)
+    answer = trtforge("profile", tmp_path / "bert.layers.txt", "--top", "2")
+    assert answer.code == 0, answer.err
+    assert "Measured   median 2 ms (2 to 2 with 95 % confidence), p90 2 ms" in answer.out
+    assert "read from bert.times.json, bert.profile.json" in answer.out
+    assert "nothing was measured" not in answer.out
+    rows = [
+        line for line in answer.out.splitlines() if line.startswith(" 0.25 ms") or "250 us" in line
+    ]
+    assert len(rows) == 2  # the layers with a measured time come first
+    # As NVIDIA's own tools name pairs of files.
+    write(tmp_path / "layers_b.json", {"Layers": [{"Name": "a", "LayerType": "gemm"}]})
+    write(tmp_path / "profile_b.json", [{"name": "a", "medianMs": 0.5}])
+    facts = trtforge("profile", tmp_path / "layers_b.json", "--json").json
+    assert facts["measured"]["median_ms"] == 0.5
+
+
+def test_measured_times_of_a_model(tmp_path):
+    onnx.save(models.parse(models.MLP), tmp_path / "m.onnx")
+    write(tmp_path / "t.json", [{"name": "down", "averageMs": 0.5}])
+    answer = trtforge("profile", tmp_path / "m.onnx", "--times", tmp_path / "t.json")
+    assert answer.code == 0, answer.err
+    assert next(line for line in answer.out.splitlines() if "500 us" in line).split()[-2:] == [
+        "down", "Gemm",
+    ]  # fmt: skip
+    three = ("--times", tmp_path / "t.json") * 3
+    assert trtforge("profile", tmp_path / "m.onnx", *three).code == 2
+    missing = trtforge("profile", tmp_path / "m.onnx", "--times", tmp_path / "none.json")
+    assert (missing.code, "none.json" in missing.err) == (2, True)
+
+
+# Steps
+
+
+def context(tmp_path, model):
+    """A context with nothing but a model."""
+    request = Request(source="m", profiles=(), targets=())
+    return Context(model=ir.from_proto(model), request=request, workdir=tmp_path)
+
+
+def test_the_step_reads_both_files(tmp_path):
+    runs = write(tmp_path / "t.json", [query(0, 2.0)] * 30)
+    layers = write(tmp_path / "p.json", TREX_PROFILE)
+    step = ReadTimes(path=runs, layers=layers)
+    found = step.profile(None, None, None)
+    assert (found.median_ms, len(found.layers)) == (2.0, 2)
+    assert set(step.reads()) == {runs, layers}
+
+
+def test_the_model_is_timed_under_onnx_runtime(tmp_path):
+    ctx = context(tmp_path, models.parse(models.MLP))
+    step = TimeOnnxruntime(runs=12, warmup=2, provider="cpu", threads=1)
+    found = step.profile(ctx.model, None, ctx)
+    assert (found.runs, found.warmup) == (12, 2)
+    assert 0 < found.median_ms <= found.p90_ms <= found.p99_ms
+    assert found.layers
+    assert any("synthesized" in note for note in found.notes)
+    with pytest.raises(RequestError, match="make no measurement"):
+        TimeOnnxruntime(runs=0).profile(ctx.model, None, ctx)
+
+
+def test_an_engine_needs_a_gpu(tmp_path, monkeypatch):
+    monkeypatch.setattr("trtforge_plugins.tensorrt.gpu.current", lambda: None)
+    ctx = context(tmp_path, models.parse(models.MLP))
+    with pytest.raises(EnvironmentLacks, match="no GPU here"):
+        ProfileEngine().profile(ctx.model, None, ctx)
+    with pytest.raises(RequestError, match="make no measurement"):
+        ProfileEngine(warmup=-1).profile(ctx.model, None, ctx)
+
+
+# Stand-ins for TensorRT, CuPy and NVML: no engine runs on the machines of these tests.
+
+
+class FakeTensorRT:
+    """An engine with one input and one output; each run takes a millisecond more."""
+
+    class IProfiler:
+        def __init__(self):
+            pass
+
+    TensorIOMode = types.SimpleNamespace(INPUT="in", OUTPUT="out")
+    TensorLocation = types.SimpleNamespace(HOST="host", DEVICE="device")
+
+    def __init__(self, *, output=(8, 4), location="device", runs=True):
+        self.output, self.location, self.works = output, location, runs
+        self.clock, self.launches, self.addresses = 0.0, 0, {}
+        self.num_io_tensors = 2
+        self.profiler = None
+
+    def Runtime(self, logger):  # noqa: N802  # TensorRT's name
+        return self
+
+    def deserialize_cuda_engine(self, plan):
+        return self if plan else None
+
+    def create_execution_context(self):
+        return self
+
+    def get_tensor_name(self, index):
+        return ("y", "x")[index]  # outputs may come first
+
+    def get_tensor_mode(self, name):
+        return "in" if name == "x" else "out"
+
+    def get_tensor_location(self, name):
+        return self.location
+
+    def get_tensor_profile_shape(self, name, profile):
+        return (1, 4), (8, 4), (16, 4)
+
+    def get_tensor_dtype(self, name):
+        return types.SimpleNamespace(itemsize=0.5 if name == "x" else 4)
+
+    def set_input_shape(self, name, shape):
+        self.input = shape
+
+    def get_tensor_shape(self, name):
+        return self.input if name == "x" else self.output
+
+    def set_tensor_address(self, name, address):
+        self.addresses[name] = address
+
+    def execute_async_v3(self, stream):
+        self.launches += 1
+        self.clock += 1 + self.launches
+        if self.profiler is not None:
+            self.profiler.report_layer_time("conv", float(self.launches))
+            self.profiler.report_layer_time("fc", 0.5)
+        return self.works
+
+
+class FakeCupy:
+    """Streams, events and buffers; events read the clock of the engine."""
+
+    def __init__(self, engine):
+        self.engine, self.buffers, self.captured = engine, [], 0
+        self.cuda = types.SimpleNamespace(
+            Stream=self.stream, Event=self.event, get_elapsed_time=lambda a, b: b.at - a.at
+        )
+
+    def zeros(self, size, dtype):
+        self.buffers.append(size)
+        return types.SimpleNamespace(data=types.SimpleNamespace(ptr=1000 + len(self.buffers)))
+
+    def event(self):
+        class Event:
+            def record(event, stream):  # noqa: N805
+                event.at = self.engine.clock
+
+            def synchronize(event):  # noqa: N805
+                pass
+
+        return Event()
+
+    def stream(self, *, non_blocking):
+        class Stream:
+            ptr = 7
+
+            def __enter__(stream):  # noqa: N805
+                return stream
+
+            def __exit__(stream, *error):  # noqa: N805
+                pass
+
+            def synchronize(stream):  # noqa: N805
+                pass
+
+            def begin_capture(stream):  # noqa: N805
+                self.captured += 1
+
+            def end_capture(stream):  # noqa: N805
+                launch = lambda _: self.engine.execute_async_v3(stream.ptr)  # noqa: E731
+                return types.SimpleNamespace(launch=launch)
+
+        return Stream()
+
+
+def test_an_engine_is_timed_as_a_whole_and_by_layer():
+    engine = FakeTensorRT()
+    cupy = FakeCupy(engine)
+    execution = Execution(engine, cupy, None, b"plan")
+    assert engine.input == (8, 4)  # the profile's opt
+    assert cupy.buffers == [16, 128]  # 32 inputs of 4 bits, 32 outputs of 32
+    assert set(engine.addresses) == {"x", "y"}
+    assert execution.time(3, 2, graph=False) == [2, 3, 4, 5, 6]
+    assert cupy.captured == 0
+    assert len(execution.time(3, 0, graph=True)) == 3
+    assert cupy.captured == 1
+    first = engine.launches + 2  # the first profiled run does not count
+    layers = dict(map(tuple, execution.time_layers()))
+    assert layers == {"conv": first + (PROFILED - 1) / 2, "fc": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("engine", "plan", "said"),
+    [
+        (FakeTensorRT(), b"", "cannot load the engine"),
+        (FakeTensorRT(output=(8, -1)), b"p", "depends on the data"),
+        (FakeTensorRT(location="host"), b"p", "on the CPU"),
+    ],
+)
+def test_engines_that_cannot_be_timed_are_refused(engine, plan, said):
+    with pytest.raises(StepError, match=said):
+        Execution(engine, FakeCupy(engine), None, plan)
+
+
+def test_a_run_that_fails_is_no_time():
+    engine = FakeTensorRT(runs=False)
+    with pytest.raises(StepError, match="failed while running"):
+        Execution(engine, FakeCupy(engine), None, b"p").time(1, 0, graph=False)
+
+
+def test_the_names_used_are_in_every_version_of_tensorrt():
+    used = {
+        "Runtime.deserialize_cuda_engine", "ICudaEngine.create_execution_context",
+        "ICudaEngine.num_io_tensors", "ICudaEngine.get_tensor_name", "ICudaEngine.get_tensor_mode",
+        "ICudaEngine.get_tensor_location", "ICudaEngine.get_tensor_profile_shape",
+        "ICudaEngine.get_tensor_dtype", "IExecutionContext.set_input_shape",
+        "IExecutionContext.get_tensor_shape", "IExecutionContext.set_tensor_address",
+        "IExecutionContext.execute_async_v3", "IExecutionContext.profiler",
+        "IProfiler.report_layer_time", "TensorIOMode.INPUT", "TensorLocation.HOST",
+        "DataType.itemsize",
+    }  # fmt: skip
+    for version, names in VERSIONS.items():
+        assert used <= names, version
+
+
+class FakeNvml(types.ModuleType):
+    """A GPU that gets hot."""
+
+    NVML_CLOCK_SM = 1
+    nvmlClocksThrottleReasonSwThermalSlowdown = 0x20  # noqa: N815  # NVML's own name
+
+    class NVMLError(Exception):
+        pass
+
+    def __init__(self, *, driver=True):
+        super().__init__("pynvml")
+        self.driver, self.looks, self.closed = driver, 0, False
+
+    def nvmlInit(self):  # noqa: N802
+        if not self.driver:
+            raise self.NVMLError("Driver Not Loaded")
+
+    def nvmlShutdown(self):  # noqa: N802
+        self.closed = True
+
+    def nvmlDeviceGetHandleByIndex(self, index):  # noqa: N802
+        return index
+
+    def nvmlDeviceGetClockInfo(self, handle, kind):  # noqa: N802
+        self.looks += 1
+        return 1980 if self.looks == 1 else 1500
+
+    def nvmlDeviceGetPowerUsage(self, handle):  # noqa: N802
+        return 350_000
+
+    def nvmlDeviceGetMemoryInfo(self, handle):  # noqa: N802
+        return types.SimpleNamespace(used=2**30)
+
+    def nvmlDeviceGetCurrentClocksThrottleReasons(self, handle):  # noqa: N802
+        return 0x21 if self.looks > 1 else 0x01  # 1: the GPU is idle, which is no throttling
+
+
+def test_the_gpu_is_watched_while_it_is_timed(monkeypatch):
+    nvml = FakeNvml()
+    monkeypatch.setitem(__import__("sys").modules, "pynvml", nvml)
+    with sampled() as notes:
+        while nvml.looks < 3:
+            pass
+    clock, throttled = notes()
+    assert "1500 to 1980 MHz, 350 to 350 W, 1GiB in use" in clock
+    assert throttled.startswith("throttled in ")
+    assert throttled.endswith("temperature")
+    assert nvml.closed
+
+
+def test_without_a_driver_the_notes_say_so(monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "pynvml", FakeNvml(driver=False))
+    with sampled() as notes:
+        pass
+    assert notes() == ("clocks and throttling were not looked at: NVML: Driver Not Loaded",)
+    with sampled(on=False) as none:
+        pass
+    assert none() == ()
