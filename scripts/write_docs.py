@@ -1,8 +1,8 @@
 """Writes the generated parts of the documentation: ``python scripts/write_docs.py``.
 
-``docs/report.schema.json``, ``docs/bundle.schema.json``, the table of conversion rules in
-``docs/conversion.md``, and the codes of findings and errors in ``docs/findings.md``. A test holds
-them to what the code says.
+``docs/report.schema.json``, ``docs/bundle.schema.json``, ``docs/events.schema.json``, the table of
+conversion rules in ``docs/conversion.md``, and the codes of findings and errors in
+``docs/findings.md``. A test holds them to what the code says.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from trtforge_plugins.tensorrt.lints import LINTS
 
 from trtforge import errors
 from trtforge.bundle.manifest import manifest_schema
+from trtforge.events import event_schema
 from trtforge.report import report_schema
 
 FINDINGS_HEAD = """# Findings and errors, by code
@@ -43,6 +44,11 @@ def schema_text() -> str:
 def bundle_schema_text() -> str:
     """Return the JSON Schema of a bundle's ``manifest.json``."""
     return json.dumps(manifest_schema(), indent=2) + "\n"
+
+
+def event_schema_text() -> str:
+    """Return the JSON Schema of a line of ``trtforge run --json-lines``."""
+    return json.dumps(event_schema(), indent=2) + "\n"
 
 
 def rule_table() -> str:
@@ -104,5 +110,6 @@ if __name__ == "__main__":
     (DOCS / "findings.md").write_text(findings_page())
     (DOCS / "report.schema.json").write_text(schema_text())
     (DOCS / "bundle.schema.json").write_text(bundle_schema_text())
+    (DOCS / "events.schema.json").write_text(event_schema_text())
     conversion = DOCS / "conversion.md"
     conversion.write_text(with_rules(conversion.read_text()))

@@ -26,7 +26,7 @@ from trtforge.cli.answers import flush, say, watcher
 from trtforge.environment import Environment, Gpu, environment
 from trtforge.records import StepRecord
 from trtforge.report import report_schema
-from trtforge.terminal import JsonLines, Live, PlainLines, Quiet
+from trtforge.terminal import Live, PlainLines, Quiet
 
 DONE, REQUIREMENT_MISSED, STEP_FAILED, ENVIRONMENT_LACKS = 0, 1, 3, 4
 COMMAND = str(Path(sys.executable).with_name("trtforge"))
@@ -513,20 +513,6 @@ def test_progress_that_nobody_reads_stops_no_run():
             raise BrokenPipeError
 
     PlainLines(Gone()).step_finished(RECORD)
-
-
-def test_json_lines():
-    stream = io.StringIO()
-    lines = JsonLines(stream)
-    lines.step_started("build", "tensorrt")
-    lines.update("tactics", 3, 8)
-    lines.step_finished(RECORD)
-    lines.message("hello")
-    events = [json.loads(line) for line in stream.getvalue().splitlines()]
-    assert [event["event"] for event in events] == [
-        "step-started", "progress", "step-finished", "message",
-    ]  # fmt: skip
-    assert events[2]["gave"] == ["Engine"]
 
 
 def test_quiet_says_nothing(capsys):

@@ -119,6 +119,8 @@ def test_generated_parts_are_up_to_date(monkeypatch):
     assert stored == write_docs.schema_text(), "write it anew: python scripts/write_docs.py"
     stored = (ROOT / "docs" / "bundle.schema.json").read_text()
     assert stored == write_docs.bundle_schema_text(), "write it anew: python scripts/write_docs.py"
+    stored = (ROOT / "docs" / "events.schema.json").read_text()
+    assert stored == write_docs.event_schema_text(), "write it anew: python scripts/write_docs.py"
     page = (ROOT / "docs" / "conversion.md").read_text()
     assert page == write_docs.with_rules(page), "write it anew: python scripts/write_docs.py"
     findings = (ROOT / "docs" / "findings.md").read_text()

@@ -21,7 +21,7 @@ timing_files
 records recipe recipe_problems schema store surgeon request_check worker model_refusals
 model_file recipe_stages artifact_file run_folder testing kernel_source verdict outcome
 reference report cache recipe_reader importing kernels recipe_document
-op_function model_comparison runner report_page bundle.manifest host_kernels
+op_function model_comparison runner report_page events bundle.manifest host_kernels
 host_launch
 op_testing evidence profile_text bisection accuracy_bisection bundle.storage bundle.compatibility
 op_examples op_scaffold plugin_rules

@@ -186,7 +186,7 @@ def report_schema() -> dict[str, Any]:
     schema = _adapter().json_schema(mode="serialization")
     schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
     schema["title"] = "trtforge report"
-    described: dict[str, Any] = _with_non_finite(schema)
+    described: dict[str, Any] = with_non_finite(schema)
     return described
 
 
@@ -208,16 +208,16 @@ def finite(value: Any) -> Any:
     return value
 
 
-def _with_non_finite(schema: Any) -> Any:
+def with_non_finite(schema: Any) -> Any:
     """Allow the names of :data:`NON_FINITE` wherever the schema has a number."""
     if isinstance(schema, list):
-        return [_with_non_finite(entry) for entry in schema]
+        return [with_non_finite(entry) for entry in schema]
     if not isinstance(schema, dict):
         return schema
     if schema.get("type") == "number":
         rest = {key: entry for key, entry in schema.items() if key != "type"}
         return {**rest, "anyOf": [{"type": "number"}, {"enum": list(NON_FINITE)}]}
-    return {key: _with_non_finite(entry) for key, entry in schema.items()}
+    return {key: with_non_finite(entry) for key, entry in schema.items()}
 
 
 def make_report(  # noqa: PLR0913  # what only the runner knows; all else is in the context

@@ -1,12 +1,10 @@
-"""Shows a run: a live display on a terminal, plain lines elsewhere, JSON lines for programs."""
+"""Shows a run: a live display on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from contextlib import suppress
-from dataclasses import asdict
 from typing import TYPE_CHECKING, TextIO
 
 if TYPE_CHECKING:
@@ -64,34 +62,18 @@ class PlainLines(Quiet):
             self._stream.flush()
 
 
-class JsonLines(PlainLines):
-    """One JSON object a line; the stream that programs read."""
-
-    def step_started(self, stage: str, step: str) -> None:
-        """Print the event ``step-started``."""
-        self._event("step-started", stage=stage, step=step)
-
-    def step_finished(self, record: StepRecord) -> None:
-        """Print the event ``step-finished`` with the whole record."""
-        self._event("step-finished", **asdict(record))
-
-    def message(self, text: str) -> None:
-        """Print the event ``message``."""
-        self._event("message", text=text)
-
-    def update(self, label: str, done: int, total: int) -> None:
-        """Print the event ``progress``."""
-        self._event("progress", label=label, done=done, total=total)
-
-    def _event(self, kind: str, **content: object) -> None:
-        self._print(json.dumps({"event": kind, **content}, default=str))
-
-
 class Live(Quiet):
     """A terminal's display: finished steps above, a moving line for the one that runs."""
 
     def __init__(self, console: Console) -> None:
-        from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+        from rich.progress import (
+            BarColumn,
+            Progress,
+            SpinnerColumn,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
 
         self._console = console
         self._progress: Progress = Progress(
@@ -99,6 +81,7 @@ class Live(Quiet):
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=24),
             TimeElapsedColumn(),
+            TimeRemainingColumn(compact=True),
             console=console,
             transient=True,
         )

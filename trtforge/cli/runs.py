@@ -20,7 +20,7 @@ from trtforge.cli.answers import (
     say_table,
     watcher,
 )
-from trtforge.errors import RequestError
+from trtforge.errors import RequestError, TrtforgeError
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -74,6 +74,9 @@ def run(
         bool, typer.Option(help="Compare the result with the given model at the end.")
     ] = True,
     as_json: Json = False,
+    json_lines: Annotated[
+        bool, typer.Option("--json-lines", help="Print each event as a line of JSON.")
+    ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")] = False,
     without: Without = [],  # noqa: B006  # typer copies it
 ) -> None:
@@ -93,6 +96,8 @@ def run(
     host = open_host(without)
     if dry_run:
         _tell_plan(recipe, model, options, host, as_json=as_json)
+    elif json_lines:
+        _stream(recipe, model, options, host)
     else:
         _run_and_tell(recipe, model, options, host, as_json=as_json, quiet=quiet)
 
@@ -172,6 +177,26 @@ def _run_and_tell(
         say(done.report.to_json().rstrip())
     else:
         _tell(done)
+    raise typer.Exit(done.exit_code)
+
+
+def _stream(recipe: str, model: str | None, options: RunOptions, host: Host) -> None:
+    """Run, and print the events on standard output, one a line, as they happen."""
+    from trtforge.api import run as run_recipe
+    from trtforge.cli.answers import flush
+    from trtforge.events import JsonLines
+
+    def write(line: str) -> None:
+        say(line)
+        flush()
+
+    lines = JsonLines(write)
+    try:
+        done = run_recipe(recipe, model, options=options, host=host, observer=lines)
+    except TrtforgeError as error:
+        lines.failed(error)
+        raise
+    lines.finished(int(done.exit_code), str(done.folder), done.missed)
     raise typer.Exit(done.exit_code)
 
 
