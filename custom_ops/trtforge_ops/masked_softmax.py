@@ -50,7 +50,9 @@ class MaskedSoftmax(CustomOp):
         """One row per group of lanes."""
         _, heads, queries, _ = inputs[0]
         launch = row_launch(inputs[0], tactic)
-        return replace(launch, scalars=(*launch.scalars, queries, heads * queries, inputs[1][2]))
+        return replace(
+            launch, scalars=(*launch.scalars, max(queries, 1), max(heads, 1), inputs[1][2])
+        )
 
     def tactic(self, dtype: str, inputs: tuple[Shape, ...]) -> Tactic:
         """Hold a whole row in registers."""

@@ -73,6 +73,22 @@ __device__ __forceinline__ void write(T* to, const float (&from)[N], int count =
     store<Wide>(to, narrow<T>(from), count);
 }
 
+/** The same for what is not read again soon: it is the first to leave the cache. */
+template <bool Wide = true, int N, typename T>
+__device__ __forceinline__ void stream(T* to, const float (&from)[N], int count = N) {
+    if constexpr (Wide && sizeof(T) * N % 16 == 0) {
+        const Pack<T, N> pack = narrow<T>(from);
+#pragma unroll
+        for (int i = 0; i < int(sizeof pack) / 16; ++i) {
+            uint4 part;
+            memcpy(&part, pack.at + i * kWide<T>, sizeof part);
+            __stcs(reinterpret_cast<uint4*>(to) + i, part);
+        }
+    } else {
+        write<Wide>(to, from, count);
+    }
+}
+
 /** The strip of this block in a matrix whose rows are cut into strips: `Items` packs of N a thread. */
 template <int N, int Items>
 struct Strip {
