@@ -70,6 +70,32 @@ UNIQUE = [
     [(0,)],
 ]
 
+
+def boxes(images, classes, count, most=1000):
+    """Boxes that overlap, and scores of which some are equal."""
+    scores = RANDOM.integers(0, 50, (images, classes, count)) / 50
+    limits = [np.array([most]), np.array([0.3]), np.array([0.2])]
+    return [RANDOM.uniform(0, 5, (images, count, 4)), scores, *limits]
+
+
+def turned_boxes(images, classes, count, most=1000, limit=0.3):
+    """Boxes that overlap, and some that are the same."""
+    places = RANDOM.uniform(0, 6, (images, count, 2))
+    sizes = RANDOM.uniform(0.5, 3, (images, count, 2))
+    angles = RANDOM.uniform(-4, 4, (images, count, 1))
+    all_boxes = np.concatenate((places, sizes, angles), -1)
+    all_boxes[:, count // 2 :] = all_boxes[:, : count - count // 2]
+    scores = RANDOM.integers(0, 50, (images, classes, count)) / 50
+    return [all_boxes, scores, np.array([most]), np.array([limit]), np.array([0.2])]
+
+
+NMS = [boxes(2, 3, 70), boxes(1, 1, 300, most=7), boxes(1, 2, 1), boxes(2, 2, 0), boxes(1, 1, 600)]
+TURNED_NMS = [
+    turned_boxes(2, 3, 40),
+    turned_boxes(1, 1, 150, most=7),
+    turned_boxes(1, 2, 100, limit=0.6),
+]
+
 CASES = [
     *((ops.Bitwise(operator), BITS) for operator in ("and", "or", "xor")),
     (FOLDED, COL2IM),
@@ -82,7 +108,10 @@ CASES = [
     (ops.CumSum(-2, exclusive=True, reverse=True), COLUMNS),
     (ops.Det(), MATRICES),
     (ops.Inverse(), MATRICES),
+    (ops.NonMaxSuppression(), NMS),
+    (ops.NonMaxSuppression(center_point_box=True), NMS),
     (ops.NonZero(), NON_ZERO),
+    (ops.RotatedNonMaxSuppression(), TURNED_NMS),
     *((ops.ScatterElements(0, how), SCATTER_ELEMENTS) for how in REDUCTIONS),
     (ops.ScatterElements(-1), [[(5, 4), integers(-4, 4, (5, 7)), (5, 7)]]),
     *((ops.ScatterND(how), SCATTER_ND) for how in REDUCTIONS),

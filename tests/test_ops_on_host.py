@@ -34,4 +34,4 @@ def test_special_values_go_through_as_the_reference_says(op: Any, cases: Any) ->
     for dtype in op.dtypes:
         inputs = with_special_values(make_inputs(op, cases[0], dtype, rng), rng)
         with np.errstate(all="ignore"):  # the reference computes with them, too
-            check_on_host(op, inputs, dtype, atol=op_cases.TOLERANCES.get(type(op), 1e-5))
+            check_on_host(op, inputs, dtype, atol=op_cases.tolerance(op))

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import onnx_ir as ir
@@ -36,6 +36,8 @@ GUARD = 256
 
 Case = Sequence["Shape | Array"]
 """Each input's shape, to be filled with random numbers, or its values."""
+Bound: TypeAlias = "float | Callable[[Sequence[Array]], Array]"
+"""How far a result may be off: a number, or what the inputs allow each element."""
 
 
 @dataclass(frozen=True)
@@ -53,13 +55,14 @@ class OpEvidence:
     """The GPU on which the kernel equalled the reference; empty: there was none, so *not run*."""
 
 
-def check_op(
+def check_op(  # noqa: PLR0913  # each argument is one thing that a test states
     op: CustomOp,
     cases: Sequence[Case],
     *,
     targets: Sequence[Target] = TARGETS,
+    opsets: Sequence[int] = OPSETS,
     rtol: float | None = None,
-    atol: float = 1e-6,
+    atol: Bound = 1e-6,
 ) -> OpEvidence:
     """Hold ``op`` to its declaration: shapes, ONNX function, compilation, and the kernel itself.
 
@@ -71,9 +74,10 @@ def check_op(
         op: The op with its attributes set.
         cases: For each case the inputs: their shapes or, where random values mean nothing, arrays.
         targets: Compute capabilities to compile for; a type that one lacks is left out there.
+        opsets: Opsets of ONNX in which the function is tried, where it can be written in them.
         rtol: Relative tolerance; the default is four roundings in the type at hand.
         atol: Absolute tolerance; the default is what float32 loses in ``1 + x`` for ``x`` near -1,
-            times ten.
+            times ten. A function gets the inputs and returns the bound of each element.
 
     Raises:
         AssertionError: the op is not what it declares; the message says where.
@@ -83,9 +87,9 @@ def check_op(
     rng = np.random.default_rng(0)
     for case in cases:
         _check_shapes(op, make_inputs(op, case, op.dtypes[0], rng))
-    opsets = tuple(version for version in OPSETS if _check_function(op, cases, version, rtol, atol))
-    if not opsets:
-        raise AssertionError(f"{op.name}: its ONNX function fits none of the opsets {OPSETS}")
+    fitting = tuple(each for each in opsets if _check_function(op, cases, each, rtol, atol))
+    if not fitting:
+        raise AssertionError(f"{op.name}: its ONNX function fits none of the opsets {opsets}")
     compiled = _compile_all(op, targets)
     compiler = host_compiler()
     if compiler:
@@ -99,14 +103,14 @@ def check_op(
                 inputs = make_inputs(op, case, dtype, rng)
                 _check_close(
                     f"{op.name} on {gpu}, {dtype}, {shapes_of(case)}",
-                    op.reference(*inputs), launch_op(op, inputs, dtype), rtol, atol,
+                    op.reference(*inputs), launch_op(op, inputs, dtype), rtol, _bound(atol, inputs),
                 )  # fmt: skip
-    return OpEvidence(opsets, compiled, compiler, gpu)
+    return OpEvidence(fitting, compiled, compiler, gpu)
 
 
 def check_on_host(
     op: CustomOp, inputs: Sequence[Array], dtype: str, *, rtol: float | None = None,
-    atol: float = 1e-6,
+    atol: Bound = 1e-6,
 ) -> None:  # fmt: skip
     """Execute the kernels of ``op`` on the CPU and compare them with the reference.
 
@@ -114,10 +118,10 @@ def check_on_host(
         AssertionError: they differ, or the kernel does what it must not.
         EnvironmentLacks: there is no C++ compiler.
     """
-    expected = op.reference(*inputs)
+    expected, limit = op.reference(*inputs), _bound(atol, inputs)
     for order in ORDERS:
         what = f"{op.name} on the CPU, {dtype}, {[array.shape for array in inputs]}, {order}"
-        _check_close(what, expected, launch_on_host(op, inputs, dtype, order), rtol, atol)
+        _check_close(what, expected, launch_on_host(op, inputs, dtype, order), rtol, limit)
 
 
 def make_inputs(op: CustomOp, case: Case, dtype: str, rng: np.random.Generator) -> list[Array]:
@@ -285,7 +289,7 @@ def _check_shapes(op: CustomOp, inputs: Sequence[Array]) -> None:
 
 
 def _check_function(
-    op: CustomOp, cases: Sequence[Case], opset: int, rtol: float | None, atol: float
+    op: CustomOp, cases: Sequence[Case], opset: int, rtol: float | None, atol: Bound
 ) -> bool:
     """Compare the ONNX function with the reference; False: it needs a later opset."""
     import onnx
@@ -310,13 +314,18 @@ def _check_function(
             {port.name: array for port, array in zip(op.input_ports(), inputs, strict=True)},
         )
         what = f"the ONNX function of {op.name} in opset {opset}, {shapes_of(case)}"
-        _check_close(what, op.reference(*inputs), tuple(got.values()), rtol, atol)
+        _check_close(what, op.reference(*inputs), tuple(got.values()), rtol, _bound(atol, inputs))
     return True
 
 
+def _bound(atol: Bound, inputs: Sequence[Array]) -> float | Array:
+    return atol(inputs) if callable(atol) else atol
+
+
 def _check_close(
-    what: str, expected: Sequence[Any], actual: Sequence[Any], rtol: float | None, atol: float
-) -> None:
+    what: str, expected: Sequence[Any], actual: Sequence[Any], rtol: float | None,
+    atol: float | Array,
+) -> None:  # fmt: skip
     for want, have in zip(expected, actual, strict=True):
         if want.dtype != have.dtype or want.shape != have.shape:
             raise AssertionError(
