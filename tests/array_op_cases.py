@@ -78,6 +78,14 @@ def boxes(images, classes, count, most=1000):
     return [RANDOM.uniform(0, 5, (images, count, 4)), scores, *limits]
 
 
+def sparse_boxes(count):
+    """Small boxes of which most stay."""
+    corners = RANDOM.uniform(0, 40, (1, count, 2))
+    scores = RANDOM.permutation(count).reshape(1, 1, -1) / count
+    limits = [np.array([count]), np.array([0.3]), np.array([0.2])]
+    return [np.concatenate((corners, corners + 1), -1), scores, *limits]
+
+
 def turned_boxes(images, classes, count, most=1000, limit=0.3):
     """Boxes that overlap, and some that are the same."""
     places = RANDOM.uniform(0, 6, (images, count, 2))
@@ -89,7 +97,10 @@ def turned_boxes(images, classes, count, most=1000, limit=0.3):
     return [all_boxes, scores, np.array([most]), np.array([limit]), np.array([0.2])]
 
 
-NMS = [boxes(2, 3, 70), boxes(1, 1, 300, most=7), boxes(1, 2, 1), boxes(2, 2, 0), boxes(1, 1, 600)]
+NMS = [
+    boxes(2, 3, 70), boxes(1, 1, 300, most=7), boxes(1, 2, 1), boxes(2, 2, 0),
+    sparse_boxes(2500),  # several spans of tiles
+]  # fmt: skip
 TURNED_NMS = [
     turned_boxes(2, 3, 40),
     turned_boxes(1, 1, 150, most=7),
