@@ -8,8 +8,6 @@ import array_op_cases
 import sampling_op_cases
 import trtforge_ops as ops
 
-from trtforge.op_testing import OPSETS
-
 FLOAT32_LOSS = 1e-5
 """What float32 loses in sums of thousands of terms, and ONNX Runtime in its Sigmoid."""
 ROWS = [(4, 64), (3, 5, 7), (1, 13), (1, 1), (129, 3072), (2, 20000), (0, 8)]
@@ -71,11 +69,6 @@ def tolerance(op):
     if isinstance(op, ops.DeformConv):
         return sampling_op_cases.rounding_of_sums(op)
     return array_op_cases.TOLERANCES.get(type(op), FLOAT32_LOSS)
-
-
-def opsets(op):
-    """The opsets of ONNX in which ONNX Runtime can run the op's function."""
-    return sampling_op_cases.OPSETS.get(type(op), OPSETS)
 
 
 def name(op):

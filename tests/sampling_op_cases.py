@@ -88,5 +88,3 @@ CASES = [
         for half in ("half_pixel", "output_half_pixel")
     ),
 ]
-OPSETS = {ops.RoiAlign: (17, 18, 20)}
-"""ONNX Runtime 1.32 has no kernel for the RoiAlign of opset 22."""

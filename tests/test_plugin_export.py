@@ -34,7 +34,11 @@ from trtforge.worker import Job, Worker
 
 DATA = Path(__file__).parent / "data" / "plugin_cpp"
 STORE = default_root() / "kernels"
-REFUSED = {trtforge_ops.Unique: "bit_length"}
+REFUSED = {
+    trtforge_ops.Unique: "bit_length",
+    trtforge_ops.NonMaxSuppression: "without end",
+    trtforge_ops.RotatedNonMaxSuppression: "without end",
+}
 """Ops whose rules are not expressions of sizes, and what says so: they stay plugins in Python."""
 EXPORTED = [kind for kind in trtforge_ops.OPS if kind not in REFUSED]
 COMPILER = shutil.which(os.environ.get("CXX", "g++"))

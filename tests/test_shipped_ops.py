@@ -14,10 +14,10 @@ OLDEST_AND_NEWEST = [KNOWN["sm_75"], KNOWN["sm_120"]]
     ("op", "cases"), op_cases.CASES, ids=[op_cases.name(op) for op, _ in op_cases.CASES]
 )
 def test_op_is_what_it_declares(op, cases):
-    opsets, atol = op_cases.opsets(op), op_cases.tolerance(op)
-    evidence = check_op(op, cases, targets=OLDEST_AND_NEWEST, opsets=opsets, atol=atol)
+    atol = op_cases.tolerance(op)
+    evidence = check_op(op, cases, targets=OLDEST_AND_NEWEST, atol=atol)
     assert {text.split()[0] for text in evidence.compiled} == set(op.dtypes)
-    assert max(evidence.opsets) == max(opsets)
+    assert max(evidence.opsets) == min(22, op.until)
     assert evidence.executed_with, "NOT EXECUTED: the kernels' numerics need a C++ compiler (g++)"
 
 

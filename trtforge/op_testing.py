@@ -55,12 +55,11 @@ class OpEvidence:
     """The GPU on which the kernel equalled the reference; empty: there was none, so *not run*."""
 
 
-def check_op(  # noqa: PLR0913  # each argument is one thing that a test states
+def check_op(
     op: CustomOp,
     cases: Sequence[Case],
     *,
     targets: Sequence[Target] = TARGETS,
-    opsets: Sequence[int] = OPSETS,
     rtol: float | None = None,
     atol: Bound = 1e-6,
 ) -> OpEvidence:
@@ -74,7 +73,6 @@ def check_op(  # noqa: PLR0913  # each argument is one thing that a test states
         op: The op with its attributes set.
         cases: For each case the inputs: their shapes or, where random values mean nothing, arrays.
         targets: Compute capabilities to compile for; a type that one lacks is left out there.
-        opsets: Opsets of ONNX in which the function is tried, where it can be written in them.
         rtol: Relative tolerance; the default is four roundings in the type at hand.
         atol: Absolute tolerance; the default is what float32 loses in ``1 + x`` for ``x`` near -1,
             times ten. A function gets the inputs and returns the bound of each element.
@@ -87,9 +85,10 @@ def check_op(  # noqa: PLR0913  # each argument is one thing that a test states
     rng = np.random.default_rng(0)
     for case in cases:
         _check_shapes(op, make_inputs(op, case, op.dtypes[0], rng))
-    fitting = tuple(each for each in opsets if _check_function(op, cases, each, rtol, atol))
-    if not fitting:
-        raise AssertionError(f"{op.name}: its ONNX function fits none of the opsets {opsets}")
+    tried = [version for version in OPSETS if version <= op.until]
+    opsets = tuple(each for each in tried if _check_function(op, cases, each, rtol, atol))
+    if not opsets:
+        raise AssertionError(f"{op.name}: its ONNX function fits none of the opsets {tried}")
     compiled = _compile_all(op, targets)
     compiler = host_compiler()
     if compiler:
@@ -105,7 +104,7 @@ def check_op(  # noqa: PLR0913  # each argument is one thing that a test states
                     f"{op.name} on {gpu}, {dtype}, {shapes_of(case)}",
                     op.reference(*inputs), launch_op(op, inputs, dtype), rtol, _bound(atol, inputs),
                 )  # fmt: skip
-    return OpEvidence(fitting, compiled, compiler, gpu)
+    return OpEvidence(opsets, compiled, compiler, gpu)
 
 
 def check_on_host(

@@ -77,6 +77,8 @@ class CustomOp(ABC):
     """The same computation as an ONNX function body in ONNX text, which every ONNX tool runs."""
     since: ClassVar[int] = 1
     """First opset that ``function`` can be written in."""
+    until: ClassVar[int] = 99
+    """Last opset in which ONNX Runtime runs ``function``; ``check_op`` tries no later ones."""
     tactics: ClassVar[Mapping[str, tuple[int, ...]]] = {}
     """What may be tuned: constants of the template by name, with their choices."""
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import lcm, prod
 from typing import Any, ClassVar
 
 import numpy as np
 
-from trtforge import CustomOp, Launch, Shape, Tactic, ceil_div
+from trtforge import CustomOp, Example, Launch, Shape, Tactic, ceil_div
 from trtforge_ops.grid_sample import CHANNELS, turn_launch
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -100,6 +101,22 @@ class DeformConv(CustomOp):
         segments, size = self._segments(channels)
         padded = segments * ceil_div(size, CHANNELS) * CHANNELS
         return 4 * (samples * height * width * padded + self._padded_weights(inputs))
+
+    @classmethod
+    def examples(cls) -> Sequence[Example]:
+        """Return odd and even sizes, and one worth timing."""
+        return [
+            Example(
+                cls(pad_top=1, pad_left=1, pad_bottom=1, pad_right=1),
+                [(2, 4, 6, 7), (5, 4, 3, 3), (2, 18, 6, 7), (2, 9, 6, 7), (5,)],
+                atol=1e-4,  # sums of 36 products reach 300, whose float32 has steps of 3e-5
+            ),
+            Example(
+                cls(pad_top=1, pad_left=1, pad_bottom=1, pad_right=1),
+                [(8, 64, 128, 128), (64, 64, 3, 3), (8, 18, 128, 128), (8, 9, 128, 128), (64,)],
+                timed=True,
+            ),
+        ]
 
     def _segments(self, channels: int) -> tuple[int, int]:
         """Return how many runs of channels share group and offset group, and their length."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any, Literal
 
 import numpy as np
 
-from trtforge import CustomOp, Launch, Shape, Tactic, ceil_div
+from trtforge import CustomOp, Example, Launch, Shape, Tactic, ceil_div
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -91,6 +92,15 @@ class GridSample(CustomOp):
             y += np.where(inside[:, None], term, 0)
         return (y.astype(x.dtype),)
 
+    @classmethod
+    def examples(cls) -> Sequence[Example]:
+        """Return odd and even sizes, and one worth timing."""
+        return [
+            Example(cls(), [(2, 5, 4, 6), (2, 3, 7, 2)]),
+            Example(cls("cubic", "reflection"), [(1, 3, 8, 8), (1, 30, 40, 2)]),
+            Example(cls(), [(8, 64, 256, 256), spread(8, 256, 256, 2)], timed=True),
+        ]
+
     def _neighbours(self, places: Array, length: int) -> list[tuple[Array, Array]]:
         """Return index and weight of each neighbour along one axis; the index -1 adds nothing."""
         low, high = (0.0, length - 1.0) if self.align_corners else (-0.5, length - 0.5)
@@ -127,6 +137,20 @@ class GridSample3D(GridSample):
 
     mode: Literal["linear", "nearest"] = "linear"
     """How values between the voxels are found."""
+
+    @classmethod
+    def examples(cls) -> Sequence[Example]:
+        """Return odd and even sizes, and one worth timing."""
+        return [
+            Example(cls(), [(2, 5, 4, 6, 3), (2, 3, 7, 2, 3)]),
+            Example(cls("nearest", "border"), [(1, 70, 1, 9, 4), (1, 5, 5, 20, 3)]),
+            Example(cls(), [(2, 32, 32, 128, 128), spread(2, 32, 128, 128, 3)], timed=True),
+        ]
+
+
+def spread(*shape: int) -> Array:
+    """Return places between -1 and 1 that look random (multiples of the golden ratio)."""
+    return (np.arange(prod(shape)) * 1.618034 % 2 - 1).reshape(shape)
 
 
 def turn_launch(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Any, ClassVar
 
 import numpy as np
 
-from trtforge import CustomOp, Launch, Shape, Tactic, ceil_div
+from trtforge import CustomOp, Example, Launch, Shape, Tactic, ceil_div
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -137,3 +139,19 @@ class MultiScaleDeformableAttention(CustomOp):
                     y += np.where(there, np.take_along_axis(part, rows, 2) * weight, 0)
             start += height * width
         return (np.moveaxis(y, 1, 2).reshape(images, -1, heads * size).astype(value.dtype),)
+
+    @classmethod
+    def examples(cls) -> Sequence[Example]:
+        """Return odd and even sizes, and one worth timing."""
+
+        def inputs(maps: Sequence[Shape], queries: int, heads: int, size: int) -> list[Any]:
+            sampled = 1, queries, heads, len(maps), 4
+            places = (np.arange(2 * prod(sampled)) * 1.618034 % 1).reshape(*sampled, 2)
+            return [(1, sum(map(prod, maps)), heads, size), np.array(maps), places, sampled]
+
+        detector = (100, 134), (50, 67), (25, 34), (13, 17)
+        return [
+            Example(cls(levels=3), inputs(((5, 7), (3, 4), (1, 2)), 9, 2, 16)),
+            Example(cls(levels=2), inputs(((3, 3), (2, 1)), 5, 3, 5)),
+            Example(cls(), inputs(detector, 4000, 8, 32), timed=True),
+        ]

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 
-from trtforge import CustomOp, Launch, Shape, Tactic, ceil_div
+from trtforge import CustomOp, Example, Launch, Shape, Tactic, ceil_div
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -33,6 +34,11 @@ class Suppression(CustomOp):
     @abstractmethod
     def overlaps(self, box: Array, others: Array) -> Array:
         """Return intersection over union of ``box`` and ``others``; 0 where one is empty."""
+
+    @staticmethod
+    @abstractmethod
+    def numbers(center: Array, size: Array, angle: Array) -> Array:
+        """Return boxes as the op takes them; each array has a row per box."""
 
     def shapes(self, *inputs: Shape) -> tuple[Shape, ...]:
         """Return as many rows as there are scores, the most that can be."""
@@ -81,6 +87,20 @@ class Suppression(CustomOp):
         ]  # fmt: skip
         return (np.asarray(rows, np.int64).reshape(-1, 3),)
 
+    @classmethod
+    def examples(cls) -> Sequence[Example]:
+        """Return odd and even sizes, and one worth timing."""
+        return [cls._spread(70, 5), cls._spread(300, 20), cls._spread(20_000, 1000, timed=True)]
+
+    @classmethod
+    def _spread(cls, count: int, extent: float, *, timed: bool = False) -> Example:
+        """Return an example with boxes, a twentieth of ``extent`` wide, all over it."""
+        turns = np.arange(count)[:, None] * [1.618034, 2.236068]
+        numbers = cls.numbers(turns % 1 * extent, np.full((count, 2), extent / 20), turns[:, :1])
+        scores = (np.arange(count) * 1.732051 % 1).reshape(1, 1, -1)
+        limits = [np.array([count]), np.array([0.3]), np.array([0.01])]
+        return Example(cls(), [numbers[None], scores, *limits], timed=timed)
+
     def _keep(self, boxes: Array, scores: Array, most: int, limit: Any, lowest: Any) -> list[int]:
         order = [int(i) for i in np.argsort(-scores, kind="stable") if scores[i] > lowest]
         kept: list[int] = []
@@ -109,6 +129,12 @@ class NonMaxSuppression(Suppression):
 
     center_point_box: bool = False
     """Boxes are [x, y, width, height] around their centre instead of two corners [y, x, y, x]."""
+
+    @staticmethod
+    def numbers(center: Array, size: Array, angle: Array) -> Array:
+        """Return the corners, y first."""
+        del angle
+        return np.concatenate(((center - size / 2)[:, ::-1], (center + size / 2)[:, ::-1]), 1)
 
     def overlaps(self, box: Array, others: Array) -> Array:
         """Return intersection over union of ``box`` and ``others``; 0 where one is empty."""

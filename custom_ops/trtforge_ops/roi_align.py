@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from trtforge import CustomOp, Launch, Shape, Tactic
+from trtforge import CustomOp, Example, Launch, Shape, Tactic
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Neighbours = tuple[Array, Array]
@@ -25,6 +26,7 @@ class RoiAlign(CustomOp):
     kernel = "roi_align.cu.jinja"
     tactics: ClassVar = {"block": (512, 256, 1024), "parts": (2, 4, 1), "unroll": (2, 1, 4)}
     since = 16
+    until = 20  # ONNX Runtime 1.32 has no kernel for the RoiAlign of opset 22
     function = """
         wide = Cast <to = 1> (x)
         wide_rois = Cast <to = 1> (rois)
@@ -72,6 +74,19 @@ class RoiAlign(CustomOp):
             if down[0].shape[1] and across[0].shape[1]:
                 out[...] = self._pool(x[image].astype(np.float64), down, across)
         return (y.astype(x.dtype),)
+
+    @classmethod
+    def examples(cls) -> Sequence[Example]:
+        """Return odd and even sizes, and one worth timing."""
+        some = np.array([[0, 0, 6, 5], [1, 2, 9, 20], [-3, -2, 4, 4]])
+        corners = np.arange(2000).reshape(-1, 2) * 1.618034 % 1 * 200
+        sizes = 20 + np.arange(2000).reshape(-1, 2) * 2.236068 % 1 * 200
+        many = [np.concatenate((corners, corners + sizes), 1), np.arange(1000) % 2]
+        return [
+            Example(cls("avg", 3, 2), [(2, 3, 8, 9), some, np.array([0, 1, 0])]),
+            Example(cls("max", 3, 2, 2), [(2, 3, 8, 9), some, np.array([0, 1, 0])]),
+            Example(cls("avg", 7, 7, 2, 0.5), [(2, 256, 200, 304), *many], timed=True),
+        ]
 
     def _pool(self, image: Array, down: Neighbours, across: Neighbours) -> Array:
         values = image[:, down[0][:, :, None, None], across[0][None, None]]

@@ -164,6 +164,11 @@ class RotatedNonMaxSuppression(Suppression):
         selected = Concat <axis = 1> (where_from, column)
     """
 
+    @staticmethod
+    def numbers(center: Array, size: Array, angle: Array) -> Array:
+        """Return centre, size and angle."""
+        return np.concatenate((center, size, angle), 1)
+
     def overlaps(self, box: Array, others: Array) -> Array:
         """Return intersection over union of ``box`` and each of ``others``, in float64."""
         x, y, width, height, angle = box.astype(np.float64)
