@@ -13,6 +13,8 @@ array_files user_code compiled_template
 file_feeds
 artifacts environment ops hooks terminal demo cli.quick_start bundle
 bundle.plan_header bundle.signature pointwise
+artifacts environment ops hooks terminal demo cli.quick_start bundle triton triton.config
+bundle.plan_header bundle.signature
 options steps statistics analysis yaml_text graph diagnosis checkup output_sums worker_process
 compare to_surgeon targets symbolic op_attributes io_adapter frozen_inputs task_accuracy
 context host weights feeds rounding float4 from_surgeon pictures check_page subgraph
@@ -31,7 +33,13 @@ bundle.writer diff_figures
 layer_diff fail_if
 diff_text
 diff_page
+bundle.writer
+triton.chain triton.source
+triton.batches triton.model_files
+triton.serving
+triton.repository
 api cli.answers
+cli.export
 cli.bundles cli.check cli.doctor cli.look cli.models cli.runs
 cli.op_source
 cli.ops

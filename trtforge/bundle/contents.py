@@ -61,6 +61,12 @@ class Contents:
     """Whether the ONNX model goes along; without it engines cannot be rebuilt."""
 
     @property
+    def model_files(self) -> tuple[Path, ...]:
+        """The model's file, and the file with its large weights if there is one."""
+        data = self.model.with_name(f"{self.model.name}.data")
+        return (self.model, data) if data.is_file() else (self.model,)
+
+    @property
     def engines(self) -> tuple[tuple[Engine, Report], ...]:
         """Every engine with the report that it comes from."""
         return tuple((engine, report) for report in self.reports for engine in report.engines)
@@ -153,4 +159,7 @@ def _recipe(folder: Path) -> dict[str, Any]:
 
 def _tensor(value: ir.Value) -> TensorEntry:
     summary = summarize_value(value)
-    return TensorEntry(summary.name, summary.dtype, summary.shape)
+    dims = None
+    if value.shape is not None:
+        dims = tuple(dim if isinstance(dim, int) else dim.value or "?" for dim in value.shape)
+    return TensorEntry(summary.name, summary.dtype, summary.shape, dims)

@@ -82,6 +82,8 @@ class TensorEntry:
     """ONNX's name in lower case; ``float`` is float32."""
     shape: str
     """``?x3x224x224``."""
+    dims: tuple[int | str, ...] | None = None
+    """The same to compute with: a name, or ``?``, where a dimension is open; null: rank unknown."""
 
 
 @dataclass(frozen=True)

@@ -111,10 +111,7 @@ class _Writer:
     def _model(self, contents: Contents) -> BundledModel:
         file = None
         if contents.with_model:
-            file = self._add(contents.model, "model/model.onnx")
-            data = contents.model.with_name(f"{contents.model.name}.data")
-            if data.is_file():
-                self._add(data, f"model/{data.name}")
+            file, *_ = [self._add(each, f"model/{each.name}") for each in contents.model_files]
         known = contents.interface
         return BundledModel(contents.name, file, known.inputs, known.outputs, known.metadata)
 

@@ -8,7 +8,18 @@ from typing import Annotated
 import typer
 
 from trtforge import __version__
-from trtforge.cli import bisect, bundles, check, doctor, look, models, ops, profiles, runs
+from trtforge.cli import (
+    bisect,
+    bundles,
+    check,
+    doctor,
+    export,
+    look,
+    models,
+    ops,
+    profiles,
+    runs,
+)
 
 app = typer.Typer(
     name="trtforge",
@@ -53,4 +64,5 @@ for command in (
 ):
     app.command(command.__name__.rstrip("_"))(command)
 app.add_typer(bundles.app, name="bundle")
+app.add_typer(export.app, name="export")
 app.add_typer(ops.app, name="op")
