@@ -21,9 +21,7 @@ from models import CONV_RELU, parse
 from trtforge_plugins.importers.onnx_file import ImportOnnx
 
 from trtforge import demo
-from trtforge.checkup import Level, checkup
 from trtforge.cli.answers import flush, say, watcher
-from trtforge.environment import Environment, Gpu, environment
 from trtforge.records import StepRecord
 from trtforge.report import report_schema
 from trtforge.terminal import Live, PlainLines, Quiet
@@ -377,112 +375,6 @@ def test_verify_models_of_different_interface():
     answer = done("verify", "conv.onnx", "static.onnx", code=REQUIREMENT_MISSED)
     assert "input 'x' has shape (2, 8) instead of ('N', 16, 8, 8)" in answer.out
     assert "trtforge: not met: " in answer.err
-
-
-# The machine
-
-
-def test_doctor():
-    answer = done("doctor")
-    assert re.search(
-        r"^   ok  tensorrt-rtx-cu13 [\d.]+: bindings and libraries agree$", answer.out, re.MULTILINE
-    )
-    found = done("doctor", "--json").json
-    assert found["environment"]["packages"]["onnx"] == onnx.__version__
-    assert {finding["level"] for finding in found["findings"]} <= {"ok", "note", "fault"}
-
-
-def machine(gpus=(), driver="", **packages):
-    named = {name.replace("_", "-"): version for name, version in packages.items()}
-    return Environment("3.11.0", "Linux", "x86_64", 2, 2**32, named, driver, gpus)
-
-
-RTX = {"tensorrt_rtx_cu13_bindings": "1.7.1", "tensorrt_rtx_cu13_libs": "1.7.1"}
-L4 = Gpu("NVIDIA L4", "8.9", 24 * 2**30, 2**30)
-
-
-@pytest.mark.parametrize(
-    ("facts", "fault", "remedy"),
-    [
-        (machine(), "no usable TensorRT is installed", "pip install 'trtforge[cu13]'"),
-        (
-            machine(tensorrt_rtx_cu13_bindings="1.7.1"),
-            "tensorrt-rtx-cu13-libs is not installed",
-            "pip install --force-reinstall tensorrt-rtx-cu13",
-        ),
-        (
-            machine(tensorrt_cu12_bindings="10.1", tensorrt_cu12_libs="10.2"),
-            "bindings 10.1 and libraries 10.2 differ",
-            "pip install --force-reinstall tensorrt-cu12==10.2",
-        ),
-        (machine(**RTX, cupy_cuda12x="14.0"), "CUDA 12 and CUDA 13 are mixed", "keep one"),
-    ],
-)
-def test_a_fault_has_its_remedy(facts, fault, remedy):
-    faults = [finding for finding in checkup(facts) if finding.level is Level.FAULT]
-    assert any(fault in finding.text and remedy in finding.remedy for finding in faults)
-
-
-def test_a_sound_machine_has_no_fault():
-    found = checkup(machine((L4,), "580.1", **RTX, cupy_cuda13x="14.0"), need_gpu=True)
-    assert {finding.level for finding in found} == {Level.OK}
-    assert found[-1].text == "NVIDIA L4, compute capability 8.9, driver 580.1"
-
-
-def test_a_missing_gpu_is_a_fault_where_one_is_asked_for(monkeypatch):
-    facts = machine(**RTX, cupy_cuda13x="14.0")
-    monkeypatch.setattr("trtforge.environment.environment", lambda: facts)
-    assert done("doctor").code == DONE
-    answer = done("doctor", "--gpu", code=ENVIRONMENT_LACKS)
-    assert "fault  no NVIDIA driver answers" in answer.out
-    assert "To do: install the NVIDIA driver" in answer.out
-
-
-class Nvml:
-    """NVIDIA's management library of a machine with one L4."""
-
-    NVMLError = RuntimeError
-
-    def __init__(self, *, driver):
-        self._driver = driver
-
-    def nvmlInit(self):  # noqa: N802  # the name that the library has
-        if not self._driver:
-            raise self.NVMLError
-
-    def nvmlShutdown(self):  # noqa: N802  # the name that the library has
-        pass
-
-    def nvmlDeviceGetCount(self):  # noqa: N802  # the name that the library has
-        return 1
-
-    def nvmlDeviceGetHandleByIndex(self, index):  # noqa: N802  # the name that the library has
-        return index
-
-    def nvmlSystemGetDriverVersion(self):  # noqa: N802  # the name that the library has
-        return b"580.1"  # bytes in old versions of the library, text in new ones
-
-    def nvmlSystemGetCudaDriverVersion_v2(self):  # noqa: N802  # the name that the library has
-        return 13000
-
-    def nvmlDeviceGetName(self, handle):  # noqa: N802  # the name that the library has
-        return "NVIDIA L4"
-
-    def nvmlDeviceGetCudaComputeCapability(self, handle):  # noqa: N802  # the name that the library has
-        return 8, 9
-
-    def nvmlDeviceGetMemoryInfo(self, handle):  # noqa: N802  # the name that the library has
-        return type("Memory", (), {"total": L4.memory, "free": L4.free})
-
-
-def test_the_gpus_of_this_machine(monkeypatch):
-    monkeypatch.setitem(sys.modules, "pynvml", Nvml(driver=True))
-    found = environment()
-    assert (found.driver, found.cuda, found.gpus) == ("580.1", "13.0", (L4,))
-    monkeypatch.setitem(sys.modules, "pynvml", Nvml(driver=False))
-    assert environment().gpus == ()
-    monkeypatch.setitem(sys.modules, "pynvml", None)
-    assert environment().gpus == ()
 
 
 # Progress

@@ -14,8 +14,9 @@ file_feeds
 artifacts environment ops hooks terminal demo cli.quick_start bundle
 bundle.plan_header bundle.signature pointwise
 artifacts environment ops hooks terminal demo cli.quick_start bundle triton triton.config
+doctor doctor.limits doctor.installation doctor.symptom
 bundle.plan_header bundle.signature
-options steps statistics analysis yaml_text graph diagnosis checkup output_sums worker_process
+options steps statistics analysis yaml_text graph diagnosis output_sums worker_process
 compare to_surgeon targets symbolic op_attributes io_adapter frozen_inputs task_accuracy
 context host weights feeds rounding float4 from_surgeon pictures check_page subgraph
 statistics_report inline_weights timing_statistics
@@ -38,6 +39,10 @@ triton.chain triton.source
 triton.batches triton.model_files
 triton.serving
 triton.repository
+doctor.facts
+doctor.tensorrt_rules doctor.cuda_rules doctor.package_rules doctor.machine_rules
+doctor.requirements
+doctor.checkup
 api cli.answers
 cli.export
 cli.bundles cli.check cli.doctor cli.look cli.models cli.runs

@@ -15,7 +15,9 @@ PACKAGES = (
     "tensorrt-rtx-cu12", "tensorrt-rtx-cu13", "tensorrt-rtx-cu12-bindings",
     "tensorrt-rtx-cu13-bindings", "tensorrt-rtx-cu12-libs", "tensorrt-rtx-cu13-libs",
     "cupy-cuda12x", "cupy-cuda13x", "nvidia-cuda-nvrtc", "nvidia-cuda-nvrtc-cu12",
-    "nvidia-cuda-nvrtc-cu13", "torch", "tensorflow", "tf2onnx", "ray",
+    "nvidia-cuda-nvrtc-cu13", "nvidia-cuda-runtime", "nvidia-cuda-runtime-cu12",
+    "nvidia-cudnn-cu12", "nvidia-cudnn-cu13", "nvidia-ml-py", "torch", "tensorflow", "tf2onnx",
+    "ray",
 )  # fmt: skip
 
 

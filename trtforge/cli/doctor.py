@@ -3,40 +3,70 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from trtforge.cli.answers import Json, say, say_json
 from trtforge.errors import ExitCode
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from trtforge.doctor.requirements import Answer
+    from trtforge.doctor.symptom import Symptom
+    from trtforge.environment import Environment
+
 
 def doctor(
     *,
+    require: Annotated[
+        list[str],
+        typer.Option("--require", help="Demands, e.g. 'tensorrt>=10.7,sm_86'; repeatable."),
+    ] = [],  # noqa: B006  # typer copies it
     as_json: Json = False,
     gpu: Annotated[bool, typer.Option("--gpu", help="Treat a missing GPU as a fault.")] = False,
 ) -> None:
     """Say what this machine has and what it lacks.
 
-    Looks at the driver, GPUs, TensorRT and its neighbours; each fault has its remedy.
+    Looks at driver, GPUs, CUDA, TensorRT, packages and limits; each fault has its remedy. The exit
+    code is 4 if there is a fault, and 1 if a demand is not met.
     """
-    from trtforge.checkup import Level, checkup
-    from trtforge.environment import environment
+    from trtforge.doctor.checkup import checkup
+    from trtforge.doctor.facts import read_facts
+    from trtforge.doctor.requirements import hold_against
 
-    facts = environment()
+    facts = read_facts()
+    answers = [answer for text in require for answer in hold_against(text, facts)]
     findings = checkup(facts, need_gpu=gpu)
-    faults = [finding for finding in findings if finding.level is Level.FAULT]
+    code = _exit_code(findings, answers)
     if as_json:
-        say_json({"environment": asdict(facts), "findings": [asdict(f) for f in findings]})
+        data = {**asdict(facts), "findings": findings, "required": answers, "exit_code": int(code)}
+        say_json({key: _plain(value) for key, value in data.items()})
     else:
-        say(f"Python {facts.python}, {facts.system}, {facts.cores} cores")
-        for package, version in facts.packages.items():
-            say(f"  {package} {version}")
-        for device in facts.gpus:
-            say(f"  GPU {device.name}, compute capability {device.compute_capability}")
-        for finding in findings:
-            say(f"{finding.level.value:>5}  {finding.text}")
-            if finding.remedy:
-                say(f"       To do: {finding.remedy}")
-    if faults:
-        raise typer.Exit(ExitCode.ENVIRONMENT_LACKS)
+        _tell(facts.environment, findings, answers)
+    raise typer.Exit(code)
+
+
+def _exit_code(findings: Sequence[Symptom], answers: Sequence[Answer]) -> ExitCode:
+    from trtforge.doctor.symptom import Level
+
+    if any(finding.level is Level.FAULT for finding in findings):
+        return ExitCode.ENVIRONMENT_LACKS
+    return ExitCode.DONE if all(each.met for each in answers) else ExitCode.REQUIREMENT_MISSED
+
+
+def _plain(value: object) -> object:
+    return [asdict(each) for each in value] if isinstance(value, list) else value
+
+
+def _tell(machine: Environment, findings: Sequence[Symptom], answers: Sequence[Answer]) -> None:
+    say(f"Python {machine.python}, {machine.system}, {machine.cores} cores")
+    for package, version in machine.packages.items():
+        say(f"  {package} {version}")
+    for finding in findings:
+        say(f"{finding.level.value:>5}  {finding.text}  [{finding.code}]")
+        if finding.remedy:
+            say(f"       To do: {finding.remedy}")
+    for answer in answers:
+        say(f"{'met' if answer.met else 'unmet':>5}  {answer.entry}: here {answer.found}")
