@@ -387,6 +387,51 @@ def test_space_that_ends_while_writing_leaves_the_old_files(
     assert {path.name: path.read_bytes() for path in external.parent.iterdir()} == before
 
 
+SAVE_AND_DIE = """
+import os, sys, numpy as np, onnx_ir as ir
+from pathlib import Path
+from trtforge import model_file
+model = model_file.load(sys.argv[1])
+for value in model.graph.initializers.values():
+    value.const_value = ir.tensor(value.const_value.numpy() + 1, name=value.name)
+left = [int(sys.argv[2])]
+def dying(function):
+    def call(*arguments, **options):
+        if not left[0]:
+            os._exit(9)
+        left[0] -= 1
+        return function(*arguments, **options)
+    return call
+Path.replace, Path.unlink = dying(Path.replace), dying(Path.unlink)
+model_file.save(model, sys.argv[1], external_over=0)
+"""
+
+
+def test_whenever_the_process_ends_the_model_has_its_own_weights(external: Path) -> None:
+    """It is killed before each rename and each removal; what is there is the old or the new."""
+    seen = []
+    for steps in range(20):
+        code = [sys.executable, "-c", SAVE_AND_DIE, str(external), str(steps)]
+        value = weight_of(model_file.load(external))
+        died = subprocess.run(code, check=False).returncode
+        now = weight_of(model_file.load(external))
+        assert np.array_equal(now, value) or np.array_equal(now, value + 1)
+        seen.append((died, np.array_equal(now, value + 1)))
+        if not died:
+            break
+    assert (9, False) in seen, "killed before the new model counted"
+    assert (9, True) in seen, "killed after it counted, with the old weights still there"
+    assert seen[-1] == (0, True)
+    assert len(list(external.parent.glob("model*"))) == 2, "old data files are removed later"
+
+
+def test_data_files_are_those_that_the_model_names(external: Path) -> None:
+    external.with_name("model.onnx.0123abcd.data").write_bytes(b"left by a killed process")
+    assert model_file.data_files(model_file.load(external)) == (
+        external.with_name("model.onnx.data"),
+    )
+
+
 # Checking
 
 

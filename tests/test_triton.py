@@ -245,9 +245,9 @@ def test_the_onnx_runtime_backend_serves_the_model(tmp_path):
 
 
 def test_a_model_with_a_data_file_becomes_a_folder(tmp_path):
-    made = contents(tmp_path / "run")
-    made.model.with_name("model.onnx.data").write_bytes(b"weights")
-    write(made, tmp_path / "b")
+    weights = tmp_path / "model.onnx.data"
+    weights.write_bytes(b"weights")
+    write(contents(tmp_path / "run", data=(weights,)), tmp_path / "b")
     wishes = Wishes(backend="onnxruntime", max_batch=8)
     export([tmp_path / "b"], tmp_path / "repo", wishes=wishes)
     folder = tmp_path / "repo" / "add_one" / "1" / "model.onnx"

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import secrets
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -129,16 +130,22 @@ def save(
 ) -> None:
     """Write ``model`` to ``path``: whole, or not at all.
 
-    Weights of more than ``external_over`` bytes together (1.5 GiB at most) go to ``<path>.data``.
-    Both files are written under other names and renamed when complete. ``model`` stays as it is;
-    where its own data file is replaced, its tensors read the new one from then on.
+    Weights of more than ``external_over`` bytes together (1.5 GiB at most) go to ``<path>.data``,
+    or to ``<path>.<word>.data`` where a file of that name is there. Both files are written under
+    other names; renaming the model's is what counts, and only then an earlier data file is
+    removed. So whenever the process ends, there is the old model or the new one, each with its own
+    weights. ``model`` stays as it is; where its own data file is removed, its tensors read the new
+    one from then on.
 
     Raises:
         RequestError: ``path`` cannot be written.
         EnvironmentLacks: the disk is full.
     """
     target = Path(path).absolute()
+    earlier = list(_data_files(target))
     data = target.with_name(f"{target.name}.data")
+    if data in earlier:
+        data = target.with_name(f"{target.name}.{secrets.token_hex(4)}.data")
     scratch, data_scratch = (
         place.with_name(f".{place.name}.{secrets.token_hex(4)}") for place in (target, data)
     )
@@ -151,14 +158,31 @@ def save(
 
         _write_message(model, scratch, placed)
         if placed:
-            overwritten = {
-                id(old): placed.get(id(old)) or inline_weights.inline(old)
-                for old in weights
-                if _is_in(old, data)
-            }
             data_scratch.replace(data)
-            exchange(model, lambda tensor: overwritten.get(id(tensor), tensor))
         scratch.replace(target)
+    if placed:
+        moved = {
+            id(old): placed.get(id(old)) or inline_weights.inline(old)
+            for old in weights
+            if _is_in(old, earlier)
+        }
+        exchange(model, lambda tensor: moved.get(id(tensor), tensor))
+        for file in earlier:
+            with suppress(OSError):
+                file.unlink()
+
+
+def data_files(model: ir.Model) -> tuple[Path, ...]:
+    """Return the files that hold weights of a model that :func:`load` read."""
+    paths = {Path(each.path) for each in tensors(model) if isinstance(each, ir.ExternalTensor)}
+    return tuple(sorted(paths))
+
+
+def _data_files(target: Path) -> Iterator[Path]:
+    """Yield the data files that earlier calls of :func:`save` left beside ``target``."""
+    name = re.compile(rf"{re.escape(target.name)}(\.[0-9a-f]{{8}})?\.data")
+    with suppress(OSError):  # its folder may not be there
+        yield from (file for file in target.parent.iterdir() if name.fullmatch(file.name))
 
 
 @contextmanager
@@ -235,10 +259,10 @@ def _external(tensor: ir.TensorProtocol, data: Path, offset: int) -> ir.External
     )
 
 
-def _is_in(tensor: ir.TensorProtocol, data: Path) -> bool:
+def _is_in(tensor: ir.TensorProtocol, files: Sequence[Path]) -> bool:
     if not isinstance(tensor, ir.ExternalTensor):
         return False
-    return Path(tensor.path).resolve() == data.resolve()
+    return Path(tensor.path).resolve() in [file.resolve() for file in files]
 
 
 def check(model: ir.Model | str | os.PathLike[str]) -> None:

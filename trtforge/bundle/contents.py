@@ -49,22 +49,17 @@ class Contents:
     name: str
     """Of the model."""
     model: Path
-    """The ONNX model file that the engines were built from; weights that are too large for it are
-    in a file beside it, as :func:`trtforge.model_file.save` writes them."""
+    """The ONNX model file that the engines were built from."""
     interface: Interface
     reports: tuple[Report, ...]
     """One for each run; each brings its engines."""
     recipe: Mapping[str, Any] = field(default_factory=dict)
     ranges: Ranges | None = None
     licenses: tuple[Path, ...] = ()
+    data: tuple[Path, ...] = ()
+    """Files beside the model that hold its large weights."""
     with_model: bool = True
     """Whether the ONNX model goes along; without it engines cannot be rebuilt."""
-
-    @property
-    def model_files(self) -> tuple[Path, ...]:
-        """The model's file, and the file with its large weights if there is one."""
-        data = self.model.with_name(f"{self.model.name}.data")
-        return (self.model, data) if data.is_file() else (self.model,)
 
     @property
     def engines(self) -> tuple[tuple[Engine, Report], ...]:
@@ -94,10 +89,12 @@ def of_runs(
             f"{different[0]} is a run of another model than {first}: inputs or outputs differ",
             remedy="bundle runs of one model",
         )
+    model = model_file.load(first / MODEL)
     return Contents(
         name=Path(reports[0].request.source).stem,
         model=first / MODEL,
-        interface=Interface.of(model_file.load(first / MODEL)),
+        data=model_file.data_files(model),
+        interface=Interface.of(model),
         reports=reports,
         recipe=_recipe(first),
         licenses=tuple(licenses),
@@ -108,7 +105,10 @@ def of_runs(
 def of_context(
     ctx: Context, model: Path, licenses: Iterable[Path], *, with_model: bool
 ) -> Contents:
-    """Return the contents of the run that goes on, whose model was saved at ``model``."""
+    """Return the contents of the run that goes on, whose model was saved at ``model``.
+
+    Nothing else lies in the model's folder.
+    """
     recipe = _recipe(ctx.workdir)
     report = make_report(
         ctx, (), recipe="", verdict=Verdict(0), environment=environment(), given=None
@@ -116,6 +116,7 @@ def of_context(
     return Contents(
         name=Path(ctx.request.source).stem,
         model=model,
+        data=tuple(model.parent.glob("*.data")),
         interface=Interface.of(ctx.model),
         reports=(report,),
         recipe=recipe,

@@ -111,7 +111,9 @@ class _Writer:
     def _model(self, contents: Contents) -> BundledModel:
         file = None
         if contents.with_model:
-            file, *_ = [self._add(each, f"model/{each.name}") for each in contents.model_files]
+            file, *_ = [
+                self._add(each, f"model/{each.name}") for each in (contents.model, *contents.data)
+            ]
         known = contents.interface
         return BundledModel(contents.name, file, known.inputs, known.outputs, known.metadata)
 

@@ -91,7 +91,7 @@ def _of_run(path: Path, contents: Contents) -> Source:
         plans=plans,
         profiles=profiles,
         changed=_changed(contents.interface.metadata),
-        onnx={file.name: _copier(file) for file in contents.model_files},
+        onnx={file.name: _copier(file) for file in (contents.model, *contents.data)},
     )
 
 
