@@ -34,7 +34,6 @@ bundle.writer diff_figures
 layer_diff fail_if
 diff_text
 diff_page
-bundle.writer
 triton.chain triton.source
 triton.batches triton.model_files
 triton.serving
