@@ -11,9 +11,9 @@ errors
 quantities delta
 array_files user_code compiled_template
 file_feeds
+pointwise
 artifacts environment ops hooks terminal demo cli.quick_start bundle
-bundle.plan_header bundle.signature pointwise
-artifacts environment ops hooks terminal demo cli.quick_start bundle triton triton.config
+triton triton.config
 doctor doctor.limits doctor.installation doctor.symptom
 bundle.plan_header bundle.signature
 options steps statistics analysis yaml_text graph diagnosis output_sums worker_process
