@@ -11,11 +11,10 @@ errors
 quantities delta
 array_files user_code compiled_template
 file_feeds
-pointwise
 artifacts environment ops hooks terminal demo cli.quick_start bundle
 triton triton.config
 doctor doctor.limits doctor.installation doctor.symptom
-bundle.plan_header bundle.signature
+bundle.plan_header bundle.signature pointwise
 options steps statistics analysis yaml_text graph diagnosis output_sums worker_process
 compare to_surgeon targets symbolic op_attributes io_adapter frozen_inputs task_accuracy
 context host weights feeds rounding float4 from_surgeon pictures check_page subgraph
