@@ -26,8 +26,8 @@ reference report cache recipe_reader importing kernels recipe_document
 op_function model_comparison runner report_page events bundle.manifest host_kernels
 host_launch
 op_testing evidence profile_text bisection accuracy_bisection bundle.storage bundle.compatibility
-op_examples op_scaffold plugin_rules
-plugin_export plugin_variants
+op_examples op_scaffold plugin_rules tuning
+plugin_export plugin_variants op_bench cuda_timer
 session starter subject bundle.contents bundle.preflight
 bundle.writer diff_figures
 layer_diff fail_if
@@ -45,6 +45,7 @@ api cli.answers
 cli.export
 cli.bundles cli.check cli.doctor cli.look cli.models cli.runs
 cli.op_source
+cli.op_bench
 cli.ops
 cli.bisect cli.profiles
 cli.app
@@ -63,6 +64,7 @@ INTERFACE = {
     "trtforge.quantities", "trtforge.reference", "trtforge.symbolic",
     "trtforge.statistics", "trtforge.targets", "trtforge.task_accuracy", "trtforge.testing",
     "trtforge.timing_files", "trtforge.timing_statistics",
+    "trtforge.tuning",
     "trtforge.user_code", "trtforge.weights", "trtforge.worker",
 }  # fmt: skip
 """What plugins may import; docs/design.md lists it."""

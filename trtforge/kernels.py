@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trtforge.errors import EnvironmentLacks
-from trtforge.kernel_source import Source, explain, render
+from trtforge.kernel_source import Source, explain, render, template_path
 from trtforge.store import atomic_file, digest
 
 if TYPE_CHECKING:
@@ -90,6 +90,11 @@ def ptx_version(cuda: int, target: Target) -> str:
     """
     oldest = OLDEST_PTX.get(cuda, max(OLDEST_PTX.values()))
     return "{}.{}".format(*max(oldest, _TARGET_SINCE.get(target.sm, oldest)))
+
+
+def code_digest(op: CustomOp) -> str:
+    """Return a hash of the op's template and the device headers: of all CUDA that it may become."""
+    return digest(template_path(op).read_bytes() + _headers_digest().encode())
 
 
 def _read_kept(store: Path | None, key: str) -> tuple[bytes, bytes] | None:

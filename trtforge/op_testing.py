@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -200,12 +201,9 @@ def launch_op(
     target = read_target(cupy.cuda.Device().compute_capability)
     kernel = compile_kernel(op, dtype, target, tactic=chosen)
     module = load_module(kernel.cubin)
-    for launch in launches(op, shapes, outputs, chosen):
-        scalars = [np.int32(scalar) for scalar in launch.scalars]
-        function = module.get_function(entry_of(kernel, launch))
-        function.max_dynamic_shared_size_bytes = launch.shared_bytes
-        arguments = (*given, *scalars, *results, *counts, *scratch)
-        function((launch.grid,), (launch.block,), arguments, shared_mem=launch.shared_bytes)
+    started, written = launches(op, shapes, outputs, chosen), [*results, *counts, *scratch]
+    for call in kernel_calls(kernel, module, started, given, written):
+        call()
     cupy.cuda.runtime.deviceSynchronize()
     found = []
     for buffer, shape, size, kind in zip(guarded, outputs, sizes, kinds, strict=True):
@@ -214,6 +212,32 @@ def launch_op(
             raise AssertionError(f"{op.name}: the kernel wrote outside its output {shape}")
         found.append(data[GUARD : GUARD + size].view(kind).reshape(shape))
     return cut_to_counts(op, found, [int(count.get()[0]) for count in counts])
+
+
+def kernel_calls(
+    kernel: Kernel,
+    module: Any,
+    started: Sequence[Launch],
+    given: Sequence[Any],
+    written: Sequence[Any],
+) -> list[Callable[[], object]]:
+    """Return what starts the kernels, one after the other; arrays are CuPy's.
+
+    Args:
+        kernel: Names the kernels.
+        module: CuPy's module of its code.
+        started: The launches.
+        given: The inputs.
+        written: Outputs, counts and scratch memory.
+    """
+    calls: list[Callable[[], object]] = []
+    for launch in started:
+        function = module.get_function(entry_of(kernel, launch))
+        function.max_dynamic_shared_size_bytes = launch.shared_bytes
+        arguments = (*given, *map(np.int32, launch.scalars), *written)
+        sizes = (launch.grid,), (launch.block,)
+        calls.append(partial(function, *sizes, arguments, shared_mem=launch.shared_bytes))
+    return calls
 
 
 def entry_of(kernel: Kernel, launch: Launch) -> str:
@@ -337,6 +361,15 @@ def _check_close(
         if not np.allclose(*wide, rtol=limit if rtol is None else rtol, atol=atol, equal_nan=True):
             worst = np.nanmax(np.abs(wide[0] - wide[1]))
             raise AssertionError(f"{what}: differs from the reference by up to {worst:.3g}")
+
+
+def difference(what: str, expected: Sequence[Array], actual: Sequence[Array], atol: float) -> str:
+    """Return how results differ from the reference by more than rounding; empty: they do not."""
+    try:
+        _check_close(what, expected, actual, None, atol)
+    except AssertionError as error:
+        return str(error)
+    return ""
 
 
 def _rounding(dtype: np.dtype[Any]) -> float:

@@ -40,7 +40,7 @@ def variants_asked_for(
     examples = examples_of(kind, settings, shapes)
     ops = [read_attributes(kind, settings)] if settings else [each.op for each in examples]
     ranks = dict.fromkeys(tuple(map(len, shapes_of(each.inputs))) for each in examples)
-    return _variants(ops, list(ranks), _checked(kind, dtypes))
+    return _variants(ops, list(ranks), checked_types(kind, dtypes))
 
 
 def variants_in(
@@ -70,7 +70,7 @@ def variants_in(
         ranks[tuple(map(len, known))] = None
     if not calls:
         raise RequestError(f"no node of the model calls {kind.name}")
-    return _variants(calls, list(ranks), _checked(kind, dtypes))
+    return _variants(calls, list(ranks), checked_types(kind, dtypes))
 
 
 def _variants(
@@ -80,7 +80,12 @@ def _variants(
     return [Variant(op, dtypes, tuple(ranks)) for op in by_text.values()]
 
 
-def _checked(kind: type[CustomOp], dtypes: Sequence[str]) -> tuple[str, ...]:
+def checked_types(kind: type[CustomOp], dtypes: Sequence[str]) -> tuple[str, ...]:
+    """Return the types that are asked for, or all of the op.
+
+    Raises:
+        RequestError: the op has no kernel for one.
+    """
     for dtype in dtypes:
         if dtype not in kind.dtypes:
             hint = did_you_mean(dtype, kind.dtypes)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -115,3 +117,18 @@ def watcher(*, as_json: bool, quiet: bool = False) -> Observer:
     from rich.console import Console
 
     return Live(Console(stderr=True, emoji=False))
+
+
+@contextmanager
+def counter(what: str, *, as_json: bool) -> Iterator[Callable[[int, int], None]]:
+    """Show on a terminal how many of ``what`` are done; what it gives is called with both numbers.
+
+    Where there is no terminal, and with --json, nothing is shown.
+    """
+    from rich.console import Console
+    from rich.progress import Progress
+
+    console = Console(stderr=True)
+    with Progress(console=console, disable=as_json or not console.is_terminal) as progress:
+        task = progress.add_task(what)
+        yield lambda done, total: progress.update(task, completed=done, total=total)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from trtforge.cli.answers import Json, Targets, Without, open_host, say, say_json
+from trtforge.cli.answers import Json, Targets, Without, counter, open_host, say, say_json
 from trtforge.errors import RequestError
 
 if TYPE_CHECKING:
@@ -75,24 +73,12 @@ def export(
         else variants_asked_for(kind, settings, shapes, dtypes)
     )
     asked = tuple(map(read_target, targets)) or tuple(KNOWN.values())
-    with _counter(as_json=as_json) as count:
+    with counter("kernels", as_json=as_json) as count:
         exported = export_plugin(variants, asked, out, default_root() / KERNELS, count)
     if as_json:
         say_json(_exported_data(exported))
     else:
         _tell_export(exported)
-
-
-@contextmanager
-def _counter(*, as_json: bool) -> Iterator[Callable[[int, int], None]]:
-    """Show on a terminal how many kernels are compiled."""
-    from rich.console import Console
-    from rich.progress import Progress
-
-    console = Console(stderr=True)
-    with Progress(console=console, disable=as_json or not console.is_terminal) as progress:
-        task = progress.add_task("kernels")
-        yield lambda done, total: progress.update(task, completed=done, total=total)
 
 
 def _exported_data(exported: Exported) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""``trtforge op``: list, show and check custom ops; what writes files is in ``op_source``."""
+"""``trtforge op``: list, show and check; ``op_bench`` times, ``op_source`` writes files."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from trtforge.cli import op_source
+from trtforge.cli import op_bench, op_source
 from trtforge.cli.answers import Json, Targets, Without, open_host, say, say_json
 from trtforge.cli.op_source import InputShapes, Name, Settings
 from trtforge.errors import ExitCode
@@ -16,7 +16,7 @@ from trtforge.errors import ExitCode
 if TYPE_CHECKING:
     from trtforge.op_examples import Checked
 
-app = typer.Typer(help="Custom ops: look at them, check them, export them.", no_args_is_help=True)
+app = typer.Typer(help="Custom ops: look at, check, time and export them.", no_args_is_help=True)
 
 
 @app.command("list")
@@ -165,5 +165,6 @@ def _warn(results: list[Checked]) -> None:
             return
 
 
+app.command()(op_bench.bench)
 app.command()(op_source.new)
 app.command()(op_source.export)

@@ -33,6 +33,7 @@ from trtforge.cache import default_root
 from trtforge.diagnosis import Diagnosis
 from trtforge.environment import this_platform
 from trtforge.targets import KNOWN
+from trtforge.tuning import Tuning
 from trtforge.worker import Job, Worker, WorkerFailure
 from trtforge_plugins.engine_layers import parse_layers
 from trtforge_plugins.tensorrt import gpu
@@ -99,12 +100,13 @@ class TensorRT(Backend):
     """Which of TensorRT's messages go to logs/tensorrt.log; verbose: all of them."""
 
     def environment(self) -> Mapping[str, str]:
-        """Return which TensorRT and which GPU decide the result."""
+        """Return which TensorRT, which GPU and which tuned tactics decide the result."""
         library = next((each for each in installed() if self._fits(each)), None)
-        device = gpu.current()
+        device, tuning = gpu.current(), Tuning().digest()
         return {
             "tensorrt": library.title if library else "none",
             "gpu": f"{device.name}, sm_{device.sm}, {device.driver}" if device else "none",
+            **({"tuning": tuning} if tuning else {}),
         }
 
     def warm_up(self) -> None:
@@ -139,6 +141,7 @@ class TensorRT(Backend):
                 ops=plugins.classes,
                 kernel_targets=[target.name for target in targets],
                 kernel_store=str(default_root().absolute() / "kernels"),
+                tuning=str(Tuning().root.absolute()),
             )
             answer = self._call("build", order, ready, ctx, library)
             if answer["refused"]:

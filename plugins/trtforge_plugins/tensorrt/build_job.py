@@ -87,8 +87,9 @@ def _plugins(trt: Any, order: Order) -> Iterator[None]:
         yield
         return
     workshop = plugin.Workshop(
-        trt, tuple(map(read_target, order.kernel_targets)), Path(order.kernel_store)
-    )
+        trt, tuple(map(read_target, order.kernel_targets)), Path(order.kernel_store),
+        Path(order.tuning),
+    )  # fmt: skip
     try:
         with plugin.offered(workshop, [_op_class(name) for name in order.ops]):
             yield

@@ -24,6 +24,8 @@ class Order:
     """What the plugins' kernels are compiled for: ``sm_86``."""
     kernel_store: str = ""
     """Folder that keeps compiled kernels."""
+    tuning: str = ""
+    """Folder that keeps which tactics were measured to be fastest."""
 
 
 @dataclass(frozen=True)

@@ -21,11 +21,12 @@ from typing import Any
 
 import numpy as np
 
-from trtforge import BuildError, CustomOp, Tactic, Target
+from trtforge import BuildError, CustomOp, Shape, Tactic, Target
 from trtforge.kernels import compile_kernel
 from trtforge.op_attributes import FIELD, PLUGIN_VERSION, plugin_name, read_written
 from trtforge.ops import launches
 from trtforge.symbolic import evaluate, trace
+from trtforge.tuning import Tuning, size_class, within
 from trtforge_plugins.tensorrt.plugin_fields import Carried, read_fields, write_fields
 
 TYPES = {
@@ -43,6 +44,8 @@ class Workshop:
     targets: tuple[Target, ...] = ()
     store: Path | None = None
     """Where compiled kernels are kept."""
+    tuning: Path | None = None
+    """Where `trtforge op bench` keeps what it found."""
     failures: list[str] = field(default_factory=list)
     """Exceptions of callbacks: op, method and cause."""
 
@@ -183,15 +186,11 @@ class Callbacks:
         sizes = [
             tuple(tuple(getattr(each, which)) for each in inputs) for which in ("opt", "min", "max")
         ]
-        tactics: list[Tactic] = []
-        for shapes in sizes:
-            if any(size < 0 for shape in shapes for size in shape):
-                continue
+        known = [shapes for shapes in sizes if all(n >= 0 for shape in shapes for n in shape)]
+        for shapes in known:
             tactic = self.op.tactic(dtype, shapes)
             launches(self.op, shapes, self.op.shapes(*shapes), tactic)  # does the rule hold?
-            if tactic not in tactics:
-                tactics.append(tactic)
-        self.carried = _compiled(self.op, dtype, tactics, self.workshop)
+        self.carried = _compiled(self.op, dtype, known, self.workshop)
 
     @guarded(lambda _: 0)
     def get_workspace_size(self, inputs: Any, _outputs: Any) -> int:
@@ -260,11 +259,20 @@ def _type_of(op: CustomOp, types: Sequence[str]) -> str:
     return found.pop()
 
 
-def _compiled(op: CustomOp, dtype: str, tactics: Sequence[Tactic], workshop: Workshop) -> Carried:
-    if not tactics:
+def _compiled(
+    op: CustomOp, dtype: str, shapes: Sequence[tuple[Shape, ...]], workshop: Workshop
+) -> Carried:
+    """Compile the op's tactics at the usual, smallest and largest shapes, and the tuned ones."""
+    if not shapes:
         raise BuildError("no shape of its inputs is known")
     if not workshop.targets:
         raise BuildError("no target is known to compile its kernels for")
+    tuned = _tuned(op, dtype, shapes, workshop)
+    usual = [tuned[name] for name in tuned if name.endswith(f" {size_class(shapes[0])}")]
+    tactics = list[Tactic]()
+    for tactic in (*usual, *(op.tactic(dtype, each) for each in shapes), *tuned.values()):
+        if tactic not in tactics:
+            tactics.append(tactic)
     oldest = min(workshop.targets)
     cubins, ptx, entry = {}, {}, ""
     for number, tactic in enumerate(tactics, 1):
@@ -274,7 +282,23 @@ def _compiled(op: CustomOp, dtype: str, tactics: Sequence[Tactic], workshop: Wor
             entry = kernel.entry
             if target == oldest:
                 ptx[number] = kernel.ptx
-    return Carried(dtype, entry, tuple(tactics), cubins, ptx, oldest.sm)
+    numbers = {name: tactics.index(tactic) + 1 for name, tactic in tuned.items()}
+    return Carried(dtype, entry, tuple(tactics), cubins, ptx, oldest.sm, numbers)
+
+
+def _tuned(
+    op: CustomOp, dtype: str, shapes: Sequence[tuple[Shape, ...]], workshop: Workshop
+) -> dict[str, Tactic]:
+    """Return what was measured for the targets at sizes from the smallest to the largest shapes."""
+    if workshop.tuning is None:
+        return {}
+    store, ends = Tuning(workshop.tuning), (shapes[len(shapes) // 2], shapes[-1])  # opt, min, max
+    return {
+        f"{target.sm} {name}": tactic
+        for target in workshop.targets
+        for name, tactic in store.find(op, dtype, target.sm).items()
+        if within(name, *ends)
+    }
 
 
 @dataclass(frozen=True)

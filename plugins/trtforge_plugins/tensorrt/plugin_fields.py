@@ -27,13 +27,16 @@ class Carried:
     """By tactic, for GPUs that no CUBIN is for."""
     ptx_sm: int = 0
     """The compute capability from which on the PTX runs."""
+    tuned: Mapping[str, int] = field(default_factory=dict)
+    """The tactic that `trtforge op bench` found fastest, by compute capability and class of sizes:
+    ``"86 8192x4096 4096"``."""
 
 
 def write_fields(carried: Carried) -> dict[str, bytes]:
     """Return name and content of each field."""
     facts = {
         "dtype": carried.dtype, "entry": carried.entry, "ptx_sm": carried.ptx_sm,
-        "tactics": [dict(tactic) for tactic in carried.tactics],
+        "tactics": [dict(tactic) for tactic in carried.tactics], "tuned": dict(carried.tuned),
     }  # fmt: skip
     return {
         FACTS: json.dumps(facts, sort_keys=True).encode(),
@@ -58,6 +61,9 @@ def read_fields(fields: Mapping[str, bytes]) -> Carried:
             elif kind == "ptx":
                 ptx[int(numbers[0])] = code
         tactics = tuple({str(k): int(v) for k, v in each.items()} for each in facts["tactics"])
-        return Carried(facts["dtype"], facts["entry"], tactics, cubins, ptx, int(facts["ptx_sm"]))
-    except (KeyError, ValueError, TypeError, IndexError) as error:
+        tuned = {str(name): int(number) for name, number in facts.get("tuned", {}).items()}
+        return Carried(
+            facts["dtype"], facts["entry"], tactics, cubins, ptx, int(facts["ptx_sm"]), tuned
+        )
+    except (KeyError, ValueError, TypeError, IndexError, AttributeError) as error:
         raise BuildError(f"the fields of a plugin in the engine are damaged: {error}") from error

@@ -14,6 +14,7 @@ import numpy as np
 from trtforge import BuildError, CustomOp, EnvironmentLacks, Shape
 from trtforge.op_testing import load_module
 from trtforge.ops import launches
+from trtforge.tuning import size_class
 from trtforge_plugins.tensorrt.plugin_fields import Carried
 
 
@@ -39,7 +40,8 @@ def enqueue(op: CustomOp, carried: Carried, chosen: int, call: Call) -> None:
     Args:
         op: The op with its attributes.
         carried: The compiled kernels.
-        chosen: TensorRT's tactic; 0: what the op prefers for these shapes, where it is carried.
+        chosen: TensorRT's tactic; 0: what was measured to be fastest on such a GPU at such sizes,
+            else what the op prefers for these shapes, where it is carried.
         call: Shapes, addresses and stream.
 
     Raises:
@@ -47,8 +49,9 @@ def enqueue(op: CustomOp, carried: Carried, chosen: int, call: Call) -> None:
     """
     import cupy
 
-    number = chosen or _preferred(op, carried, call.inputs)
-    module = _module(code_for(carried, number, int(cupy.cuda.Device().compute_capability)))
+    sm = int(cupy.cuda.Device().compute_capability)
+    number = chosen or _preferred(op, carried, call.inputs, sm)
+    module = _module(code_for(carried, number, sm))
     before = [np.uint64(address) for address in call.sources]
     scratch = [call.scratch] if op.workspace(call.inputs, call.outputs) else []
     after = [np.uint64(address) for address in (*call.results, *scratch)]
@@ -62,7 +65,10 @@ def enqueue(op: CustomOp, carried: Carried, chosen: int, call: Call) -> None:
             function((launch.grid,), (launch.block,), arguments, shared_mem=launch.shared_bytes)
 
 
-def _preferred(op: CustomOp, carried: Carried, inputs: tuple[Shape, ...]) -> int:
+def _preferred(op: CustomOp, carried: Carried, inputs: tuple[Shape, ...], sm: int) -> int:
+    tuned = carried.tuned.get(f"{sm} {size_class(inputs)}", 0)
+    if 0 < tuned <= len(carried.tactics):
+        return tuned
     wanted = op.tactic(carried.dtype, inputs)
     return carried.tactics.index(wanted) + 1 if wanted in carried.tactics else 1
 
