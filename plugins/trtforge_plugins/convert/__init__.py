@@ -1,5 +1,6 @@
 """make-convertible: what TensorRT's parser refuses becomes what it takes, with equal outputs."""
 
+from trtforge_plugins.convert.flatten_products import FlattenProducts
 from trtforge_plugins.convert.freeze_inputs import FreezeInputs
 from trtforge_plugins.convert.inline_functions import InlineFunctions
 from trtforge_plugins.convert.make_convertible import MakeConvertible
@@ -7,6 +8,7 @@ from trtforge_plugins.convert.resolve_sequences import ResolveSequences
 from trtforge_plugins.convert.widen_types import WidenTypes
 
 __all__ = [
+    "FlattenProducts",
     "FreezeInputs",
     "InlineFunctions",
     "MakeConvertible",
