@@ -21,7 +21,7 @@ from pathlib import Path
 
 PLACE = Path(__file__).parents[1] / "tests" / "data" / "tensorrt_api"
 LIST_NAMES = """
-import importlib, inspect, sys
+import importlib, inspect, os, sys
 module = importlib.import_module(sys.argv[1])
 names = set()
 def visit(owner, prefix):
@@ -34,6 +34,22 @@ def visit(owner, prefix):
             if member.__qualname__.count(".") == prefix.count("."):
                 visit(member, prefix + name + ".")
 visit(module, "")
+sys.modules["tensorrt"] = module  # what the Python sources of its module `plugin` import
+answer = os.dup(1)
+os.dup2(2, 1)  # TensorRT's logger writes a warning to the standard output
+try:
+    plugin = importlib.import_module(sys.argv[1] + ".plugin")
+except ImportError:  # TensorRT-RTX has none
+    plugin = None
+os.dup2(answer, 1)
+for name in plugin.__all__ if plugin else ():
+    member = getattr(plugin, name)
+    names.add("plugin." + name)
+    if callable(member):
+        words = ",".join(inspect.signature(member).parameters)
+        names.add("plugin." + name + "(" + words + ")")
+    if isinstance(member, type):
+        names.update("plugin." + name + "." + each for each in dir(member) if each[0] != "_")
 print(module.__version__)
 print("\\n".join(sorted(names)))
 """
@@ -59,7 +75,14 @@ def list_wheel(wheel: Path, folder: Path) -> str:
     """Unpack ``wheel`` into ``folder``, give it empty libraries, and list its names."""
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(folder)  # a wheel that its user named
-    extension = folder / "tensorrt_bindings" / "tensorrt.so"
+    write_empty_libraries(folder / "tensorrt_bindings" / "tensorrt.so", folder)
+    return list_names(
+        "tensorrt_bindings", {"LD_LIBRARY_PATH": str(folder), "PYTHONPATH": str(folder)}
+    )
+
+
+def write_empty_libraries(extension: Path, folder: Path) -> None:
+    """Write libraries into ``folder`` with which the bindings' ``extension`` can be imported."""
     needed = re.findall(r"NEEDED.*\[(libnv\w+\.so\.\d+)\]", run("readelf", "-d", str(extension)))
     symbols = re.findall(r" U (\w+)$", run("nm", "-D", "-u", str(extension)), re.MULTILINE)
     ours = [name for name in symbols if re.match(r"(create|get|init)[A-Z]\w*", name)]
@@ -68,9 +91,6 @@ def list_wheel(wheel: Path, folder: Path) -> str:
     for library in needed:
         target = folder / library
         run("cc", "-shared", "-fPIC", f"-Wl,-soname,{library}", "-o", str(target), str(source))
-    return list_names(
-        "tensorrt_bindings", {"LD_LIBRARY_PATH": str(folder), "PYTHONPATH": str(folder)}
-    )
 
 
 def list_names(module: str, environment: dict[str, str]) -> str:

@@ -1,4 +1,4 @@
-"""The adapter touches only what four versions of TensorRT have, or asks through `feature`.
+"""Adapter and plugins touch only what four versions of TensorRT have, or ask through `feature`.
 
 The lists in ``data/tensorrt_api`` are the names that each version really offers; they were made
 by ``scripts/extract_tensorrt_api.py``.
@@ -7,6 +7,7 @@ by ``scripts/extract_tensorrt_api.py``.
 from __future__ import annotations
 
 import ast
+import importlib
 import inspect
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ from trtforge_plugins.tensorrt import adapter
 from trtforge_plugins.tensorrt.backend import TensorRT
 from trtforge_plugins.tensorrt.library import Library
 from trtforge_plugins.tensorrt.order import BuildOrder
+from trtforge_plugins.tensorrt.plugin import Callbacks
 
 from trtforge import ByteSize, Context, Request
 
@@ -189,3 +191,80 @@ def made_order(tmp_path: Path) -> BuildOrder:
     ctx = Context(model, tmp_path, Request("m"))
     order = step._order(Library("tensorrt", "11"), [], ctx.request)
     return step._placed(order, tmp_path, ctx)
+
+
+# What the variables of the plugin files are; "plugin" is the module `tensorrt.plugin`.
+IN_PLUGINS = {
+    "plugin": {
+        "trt": "", "workshop.trt": "", "self.workshop.trt": "", "self.trt": "",
+        "registry": "IPluginRegistry", "maker": "IExprBuilder", "self.maker": "IExprBuilder",
+    },
+    "quick_plugin": {
+        "quick": "plugin", "self.quick": "plugin", "self.workshop.trt": "",
+        "shape": "plugin.Shape", "each": "plugin.TensorDesc", "each.dtype": "DataType",
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("module", IN_PLUGINS)
+def test_plugins_touch_only_what_every_version_has(module):
+    """``tensorrt.plugin`` is not in TensorRT-RTX; the other names are in all four."""
+    source = inspect.getsource(importlib.import_module(f"trtforge_plugins.tensorrt.{module}"))
+    owners = IN_PLUGINS[module]
+    versions = [v for v in VERSIONS if module == "plugin" or "rtx" not in v]
+    found = [
+        f"{owners[owner]}.{name}".strip(".").removesuffix(".__init__")
+        for owner, name in touched(ast.parse(source), owners)
+    ]
+    assert len(found) > 8  # it reads the file that it speaks of
+    lacking = [(v, name) for v in versions for name in found if name not in VERSIONS[v]]
+    assert lacking == []
+
+
+def touched(tree: ast.AST, owners: dict[str, str]) -> Iterator[tuple[str, str]]:
+    """Yield the outermost attribute of each access that starts with an owner."""
+    inner = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    for node in ast.walk(tree):
+        names: list[str] = []
+        at: ast.expr | ast.AST = node
+        while isinstance(at, ast.Attribute) and ast.unparse(at) not in owners:
+            names.insert(0, at.attr)
+            at = at.value
+        if names and id(node) not in inner and ast.unparse(at) in owners:
+            yield ast.unparse(at), ".".join(names)
+
+
+def test_the_audit_of_plugins_finds_what_a_version_lacks():
+    tree = ast.parse("self.quick.cdiv(a, b) + quick.KernelArguments + trt.IPluginV3")
+    names = [name for _, name in touched(tree, IN_PLUGINS["quick_plugin"])]
+    assert sorted(names) == ["KernelArguments", "cdiv"]
+    assert "plugin.KernelArguments" not in VERSIONS["tensorrt-11.4.0.106"]
+
+
+def test_the_callbacks_of_a_plugin_are_those_of_its_interfaces():
+    """A callback with a wrong name would never be called."""
+    ours = {name for name, member in vars(Callbacks).items() if inspect.isfunction(member)}
+    for version, names in VERSIONS.items():
+        bases = ("IPluginV3", "IPluginV3OneCore", "IPluginV3OneBuild", "IPluginV3OneRuntime")
+        theirs = {
+            name.split(".")[1] for name in names if name.split(".")[0] in bases and "." in name
+        }
+        assert ours - {"__init__"} <= theirs, version
+
+
+def test_tensorrt_plugin_takes_the_arguments_that_it_is_given():
+    """Names and order of arguments, as the sources of each version state them."""
+    calls = {
+        "plugin.AutoTuneCombination(io_types,layouts,tactics)",
+        "plugin.KernelLaunchParams(grid_x,grid_y,grid_z,block_x,block_y,block_z,shared_mem)",
+        "plugin.ShapeExpr(value)",
+        "plugin.SymInt32(value)",
+        "plugin.SymIntExprs(length)",
+        "plugin.aot_impl(plugin_id)",
+        "plugin.autotune(plugin_id)",
+        "plugin.cdiv(first,second)",
+        "plugin.from_shape_expr(shape_expr,dtype)",
+        "plugin.register(plugin_id,lazy_register)",
+    }
+    for version, names in VERSIONS.items():
+        assert calls <= names or "rtx" in version, version

@@ -48,6 +48,16 @@ def feature(owner: Any, name: str) -> Any:
     return found
 
 
+def quick_plugins(trt: Any, flavor: str) -> Any:
+    """Return the module ``tensorrt.plugin`` where it takes kernels ahead of time, else None."""
+    if not hasattr(trt, "QuickPluginCreationRequest"):  # what tensorrt.plugin itself goes by
+        return None
+    try:
+        return importlib.import_module(f"{flavor}.plugin")
+    except ImportError:
+        return None
+
+
 class Session:
     """One network on its way from a model file to an engine.
 

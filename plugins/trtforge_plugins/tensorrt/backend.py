@@ -139,6 +139,7 @@ class TensorRT(Backend):
             order = replace(
                 order,
                 ops=plugins.classes,
+                ahead_of_time=plugins.ahead_of_time(ctx) if library.flavor == "tensorrt" else [],
                 kernel_targets=[target.name for target in targets],
                 kernel_store=str(default_root().absolute() / "kernels"),
                 tuning=str(Tuning().root.absolute()),

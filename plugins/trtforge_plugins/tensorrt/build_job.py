@@ -14,7 +14,7 @@ from typing import Any
 
 from trtforge import BuildError, CustomOp, Progress
 from trtforge.targets import read_target
-from trtforge_plugins.tensorrt import adapter, plugin
+from trtforge_plugins.tensorrt import adapter, plugin, quick_plugin
 from trtforge_plugins.tensorrt.events import Listener
 from trtforge_plugins.tensorrt.order import BuildOrder, Order
 from trtforge_plugins.tensorrt.profiles import check_profiles
@@ -90,8 +90,13 @@ def _plugins(trt: Any, order: Order) -> Iterator[None]:
         trt, tuple(map(read_target, order.kernel_targets)), Path(order.kernel_store),
         Path(order.tuning),
     )  # fmt: skip
+    plugin.check_fields(trt)
+    quick = adapter.quick_plugins(trt, order.flavor)
+    early = order.ahead_of_time if quick else []
     try:
-        with plugin.offered(workshop, [_op_class(name) for name in order.ops]):
+        for name in early:
+            quick_plugin.register(quick, workshop, _op_class(name))
+        with plugin.offered(workshop, [_op_class(name) for name in order.ops if name not in early]):
             yield
     finally:
         if workshop.failures:

@@ -20,6 +20,8 @@ class Order:
     """The least severe kind of TensorRT's messages that goes into the log."""
     ops: list[str] = field(default_factory=list)
     """Classes of the custom ops that are plugins, as ``module:class``."""
+    ahead_of_time: list[str] = field(default_factory=list)
+    """Those of ``ops`` that TensorRT launches itself, where it has plugins of that kind."""
     kernel_targets: list[str] = field(default_factory=list)
     """What the plugins' kernels are compiled for: ``sm_86``."""
     kernel_store: str = ""

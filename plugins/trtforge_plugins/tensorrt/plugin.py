@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from trtforge import BuildError, CustomOp, Shape, Tactic, Target
+from trtforge import BuildError, CustomOp, EnvironmentLacks, Shape, Tactic, Target
 from trtforge.kernels import compile_kernel
 from trtforge.op_attributes import FIELD, PLUGIN_VERSION, plugin_name, read_written
 from trtforge.ops import launches
@@ -70,6 +70,23 @@ def offered(workshop: Workshop, kinds: Sequence[type[CustomOp]]) -> Iterator[Non
     finally:
         for creator in taken:
             registry.deregister_creator(creator)
+
+
+def check_fields(trt: Any) -> None:
+    """Hold these bindings to what a plugin needs first: an array in a field is read as it is.
+
+    Raises:
+        EnvironmentLacks: they read each entry as the first. Bindings up to 10.15 do with NumPy 2,
+            not with NumPy 1.
+    """
+    array = np.array([1, 2], np.int8)
+    field = trt.PluginField("check", array, trt.PluginFieldType.CHAR)
+    if np.asarray(field.data).tolist() != array.tolist():
+        raise EnvironmentLacks(
+            f"the Python bindings of TensorRT {trt.__version__} misread the fields of plugins "
+            f"with NumPy {np.__version__}",
+            remedy="install TensorRT 10.16 or later, or build with plugins: body",
+        )
 
 
 def guarded(answer: Callable[[Any], Any]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -146,7 +163,7 @@ class Callbacks:
     @guarded(lambda self: [self.workshop.trt.DataType.FLOAT] * self.num_outputs)
     def get_output_data_types(self, types: Sequence[Any]) -> list[Any]:
         """Return the outputs' types."""
-        dtype = _type_of(self.op, [TYPES[each.name] for each in types])
+        dtype = type_of(self.op, [TYPES[each.name] for each in types])
         names = {ours: theirs for theirs, ours in TYPES.items()}
         ports = (*self.op.output_ports(), *self.op.count_ports())
         return [getattr(self.workshop.trt.DataType, names[port.type_for(dtype)]) for port in ports]
@@ -182,7 +199,7 @@ class Callbacks:
     @guarded(lambda _: None)
     def configure_plugin(self, inputs: Any, _outputs: Any) -> None:
         """Compile the kernels that the op prefers at these shapes."""
-        dtype = _type_of(self.op, [TYPES[each.desc.type.name] for each in inputs])
+        dtype = type_of(self.op, [TYPES[each.desc.type.name] for each in inputs])
         sizes = [
             tuple(tuple(getattr(each, which)) for each in inputs) for which in ("opt", "min", "max")
         ]
@@ -250,7 +267,7 @@ def plugin_class(trt: Any) -> Any:
     return type("Plugin", (Callbacks, *bases), {})
 
 
-def _type_of(op: CustomOp, types: Sequence[str]) -> str:
+def type_of(op: CustomOp, types: Sequence[str]) -> str:
     """Return the type that stands for T, given the types of the inputs."""
     ports = op.input_ports()
     found = {name for name, port in zip(types, ports, strict=True) if port.dtype == "T"}

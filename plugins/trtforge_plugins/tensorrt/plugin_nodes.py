@@ -10,8 +10,9 @@ import onnx_ir as ir
 from trtforge import BuildError, Context, CustomOp, EngineLayers, RequestError, StepError, Target
 from trtforge.graph import label, nodes
 from trtforge.kernels import compile_kernel
-from trtforge.op_attributes import FIELD, PLUGIN_VERSION, plugin_name, write_op
+from trtforge.op_attributes import FIELD, PLUGIN_VERSION, plugin_name, read_written, write_op
 from trtforge.op_function import read_op
+from trtforge_plugins.tensorrt.quick_plugin import why_not
 
 KINDS = ("custom_layer", "PluginV3", "plugin")
 """What layer dumps call a plugin's layer: TensorRT-RTX, and the inspector of TensorRT."""
@@ -28,7 +29,33 @@ class Plugins:
     @property
     def classes(self) -> list[str]:
         """The ops' classes as ``module:class``, for the worker process."""
-        return [f"{kind.__module__}:{kind.__qualname__}" for kind in self.kinds]
+        return [class_name(kind) for kind in self.kinds]
+
+    def ahead_of_time(self, ctx: Context) -> list[str]:
+        """Return the classes whose plugins TensorRT can launch itself; note why others cannot."""
+        reasons: dict[type[CustomOp], str] = {}
+        by_plugin = {plugin_name(kind): kind for kind in self.kinds}
+        for node in nodes(self.model):
+            kind = by_plugin.get(node.op_type) if FIELD in node.attributes else None
+            if kind is None or reasons.get(kind):
+                continue  # all nodes of an op are of one kind of plugin
+            shapes = [value.shape if value is not None else None for value in node.inputs]
+            ranks = [len(shape) for shape in shapes if shape is not None]
+            op = read_written(node.attributes[FIELD].as_string(), kind)
+            known = len(ranks) == len(kind.inputs)
+            reasons[kind] = why_not(op, ranks) if known else "the rank of an input is not known"
+            if reasons[kind]:
+                ctx.note(
+                    label(node),
+                    f"the engine needs Python to run {kind.name}, as TensorRT cannot launch it "
+                    f"itself: {reasons[kind]}",
+                )
+        return [class_name(kind) for kind in self.kinds if not reasons.get(kind, "it has no node")]
+
+
+def class_name(kind: type[CustomOp]) -> str:
+    """Return ``module:class``."""
+    return f"{kind.__module__}:{kind.__qualname__}"
 
 
 def with_plugins(
