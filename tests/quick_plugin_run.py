@@ -90,11 +90,7 @@ trt.get_plugin_registry = lambda: REGISTRY
 trt.IDimensionExpr, trt.DimsExprs, trt.ISymExpr = Expr, DimsExprs, SymExpr
 
 from trtforge_plugins.tensorrt.adapter import quick_plugins  # noqa: E402  # after the stand-ins
-from trtforge_plugins.tensorrt.plugin import (  # noqa: E402
-    TYPES,
-    Workshop,
-    check_fields,
-)
+from trtforge_plugins.tensorrt.plugin import TYPES, Workshop, check_fields  # noqa: E402
 from trtforge_plugins.tensorrt.quick_plugin import register, why_not  # noqa: E402
 
 from trtforge.op_attributes import FIELD, plugin_name, write_op  # noqa: E402
