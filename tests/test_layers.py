@@ -8,7 +8,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 LEVELS = """
 errors
-quantities delta
+quantities delta graph_layout
 array_files user_code compiled_template
 file_feeds
 artifacts environment ops hooks terminal demo cli.quick_start bundle
@@ -17,16 +17,16 @@ doctor doctor.limits doctor.installation doctor.symptom
 bundle.plan_header bundle.signature pointwise
 options steps statistics analysis yaml_text graph diagnosis output_sums worker_process
 compare to_surgeon targets symbolic op_attributes io_adapter frozen_inputs task_accuracy
-context host weights feeds rounding float4 from_surgeon pictures check_page subgraph
-statistics_report inline_weights timing_statistics
+context host weights feeds rounding float4 from_surgeon pictures check_page subgraph graph_summary
+statistics_report graph_picture inline_weights timing_statistics
 timing_files
 records recipe recipe_problems schema store surgeon request_check worker model_refusals
-model_file recipe_stages artifact_file run_folder testing kernel_source verdict outcome
+model_file run_pictures recipe_stages artifact_file run_folder testing kernel_source verdict outcome
 reference report cache recipe_reader importing kernels recipe_document
-op_function model_comparison runner report_page events bundle.manifest host_kernels
-host_launch
+op_function model_comparison runner report_pictures events bundle.manifest host_kernels
+host_launch report_page
 op_testing evidence profile_text bisection accuracy_bisection bundle.storage bundle.compatibility
-op_examples op_scaffold plugin_rules tuning
+markdown_summary op_examples op_scaffold plugin_rules tuning
 plugin_export plugin_variants op_bench cuda_timer
 session starter subject bundle.contents bundle.preflight
 bundle.writer diff_figures

@@ -27,6 +27,7 @@ from trtforge.artifacts import (
 )
 from trtforge.environment import Environment
 from trtforge.errors import DataError
+from trtforge.graph_summary import GraphSummary, summarize_graph
 from trtforge.records import StepRecord
 from trtforge.statistics import Sensitivity
 from trtforge.statistics_report import StatisticsSummary, summarize_statistics
@@ -150,6 +151,8 @@ class Report:
     timings: Timings | None = None
     prediction: Prediction | None = None
     """What the engine must cost at least, by counting, and the nodes behind each layer."""
+    graph: GraphSummary | None = None
+    """The final model's main graph; null where it is too large to be drawn."""
     figures: Mapping[str, float] = field(default_factory=dict)
     version: Literal[1] = VERSION
     """Of this format."""
@@ -251,6 +254,7 @@ def make_report(  # noqa: PLR0913  # what only the runner knows; all else is in 
         sensitivity=ctx.find(Sensitivity),
         timings=ctx.find(Timings),
         prediction=ctx.find(Prediction),
+        graph=summarize_graph(ctx.model) if given else None,
         figures=dict(figures.values) if figures else {},
     )
 

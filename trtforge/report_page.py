@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
+from trtforge import report_pictures
 from trtforge.compiled_template import compiled
 from trtforge.errors import ExitCode
 from trtforge.pictures import CurvePoint, curve, histogram
@@ -60,6 +61,12 @@ def render(report: Report) -> str:
         operators=list(_operators(report)),
         histograms=list(_histograms(report)),
         curve=_curve(report),
+        timeline=Markup(report_pictures.steps_over_time(report)),  # noqa: S704  # escaped there
+        roofline=Markup(report_pictures.roof(report)),  # noqa: S704  # escaped there
+        graph=Markup(report_pictures.graph(report)),  # noqa: S704  # escaped there
+        colours=report_pictures.colours(report),
+        measured=_measured(report),
+        node_places=_node_places(report),
         style=Markup(style),  # noqa: S704  # our own file
         script=Markup(script),  # noqa: S704  # our own file
         script_hash=f"sha256-{digest}",
@@ -119,6 +126,17 @@ def _facts(report: Report) -> Iterator[tuple[str, str]]:
         yield "Mostly", f"{percent(largest.share)} {largest.dtype}"
     if report.timings:
         yield "Median time", f"{digits(report.timings.median_ms, 4)} ms"
+
+
+def _measured(report: Report) -> dict[str, float]:
+    """Return the milliseconds of each layer that a profiler measured."""
+    return {each.name: each.median_ms for each in report.timings.layers} if report.timings else {}
+
+
+def _node_places(report: Report) -> dict[str, int]:
+    """Return the number of each node in the picture of the graph."""
+    names = report.graph.names if report.graph else ()
+    return {name: index for index, name in enumerate(names)}
 
 
 def _histograms(report: Report) -> Iterator[Markup]:

@@ -214,9 +214,14 @@ def report(
     folder: Annotated[Path, typer.Argument(help="The folder of a run.")],
     *,
     as_json: Json = False,
+    markdown: Annotated[
+        bool, typer.Option("--markdown", help="Print a summary for a pull request.")
+    ] = False,
+    show_page: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
 ) -> None:
     """Show what a run achieved, and write its page anew."""
     from trtforge.evidence import read_report, write_page
+    from trtforge.markdown_summary import summary
     from trtforge.outcome import outcome_lines
     from trtforge.run_folder import RunFolder
 
@@ -224,7 +229,12 @@ def report(
     if as_json:
         say(found.to_json().rstrip())
         return
-    write_page(RunFolder(folder), found)
+    if markdown:
+        say(summary(found).rstrip())
+        return
+    page = write_page(RunFolder(folder), found)
+    if show_page:
+        typer.launch(page.resolve().as_uri())
     for line in outcome_lines(found, folder):
         say(line)
     for sentence in found.verdict.missed:

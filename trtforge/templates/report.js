@@ -1,5 +1,5 @@
 "use strict";
-// Sorts tables by a click on a column's head, and filters the steps by text. Nothing else.
+// Sorts tables by a click on a column's head, filters them by text, moves and zooms the graph.
 const keyOf = (row, column) => {
   const cell = row.cells[column];
   const value = cell.dataset.value ?? cell.textContent.trim();
@@ -25,13 +25,79 @@ for (const head of document.querySelectorAll("table[data-sortable] thead th")) {
     body.append(...rows.map(([, row]) => row));
   });
 }
-const filter = document.querySelector("#filter");
-if (filter) {
+for (const filter of document.querySelectorAll("input.filter")) {
   filter.hidden = false;
+  const body = document.getElementById(filter.dataset.table).tBodies[0];
+  let texts = null;  // read once: a table may have thousands of rows
   filter.addEventListener("input", () => {
     const wanted = filter.value.trim().toLowerCase();
-    for (const row of document.querySelectorAll("#steps tbody tr")) {
-      row.hidden = !row.textContent.toLowerCase().includes(wanted);
-    }
+    texts ??= [...body.rows].map((row) => [row, row.textContent.toLowerCase()]);
+    for (const [row, text] of texts) row.hidden = !text.includes(wanted);
   });
+}
+const view = document.querySelector("#graph-view");
+if (view) {
+  const picture = view.querySelector("svg");
+  const whole = picture.viewBox.baseVal;
+  const all = [whole.x, whole.y, whole.width, whole.height];
+  view.classList.add("zooms");
+  view.querySelector(".zoom").hidden = false;
+  const show = (x, y, width, height) => picture.setAttribute("viewBox", [x, y, width, height].join(" "));
+  const now = () => {
+    const box = picture.viewBox.baseVal;
+    return [box.x, box.y, box.width, box.height];
+  };
+  const zoom = (factor) => {
+    const [x, y, width, height] = now();
+    show(x + width * (1 - factor) / 2, y + height * (1 - factor) / 2, width * factor, height * factor);
+  };
+  const move = (right, down) => {
+    const [x, y, width, height] = now();
+    show(x + right, y + down, width, height);
+  };
+  const start = () => {  // a long graph is unreadable as a whole: begin at its inputs
+    const width = Math.min(all[2], 900);
+    show(all[0] + (all[2] - width) / 2, all[1], width, Math.min(all[3], 620));
+  };
+  const actions = {in: () => zoom(0.7), out: () => zoom(1 / 0.7), all: () => show(...all)};
+  for (const button of view.querySelectorAll("button")) {
+    button.addEventListener("click", actions[button.dataset.zoom]);
+  }
+  const step = () => now()[3] / 8;
+  const keys = {
+    "+": actions.in, "-": actions.out, 0: actions.all,
+    ArrowUp: () => move(0, -step()), ArrowDown: () => move(0, step()),
+    ArrowLeft: () => move(-step(), 0), ArrowRight: () => move(step(), 0),
+  };
+  view.addEventListener("keydown", (event) => {
+    if (!keys[event.key] || event.ctrlKey || event.metaKey) return;
+    event.preventDefault();
+    keys[event.key]();
+  });
+  let held = null;
+  picture.addEventListener("pointerdown", (event) => { held = [event.clientX, event.clientY]; });
+  addEventListener("pointerup", () => { held = null; });
+  picture.addEventListener("pointermove", (event) => {
+    if (!held || !event.buttons) return;
+    const scale = now()[2] / picture.clientWidth;
+    move((held[0] - event.clientX) * scale, (held[1] - event.clientY) * scale);
+    held = [event.clientX, event.clientY];
+  });
+  picture.addEventListener("wheel", (event) => {
+    if (!event.ctrlKey) return;  // the page scrolls; Ctrl and the wheel zoom
+    event.preventDefault();
+    zoom(event.deltaY < 0 ? 0.85 : 1 / 0.85);
+  }, {passive: false});
+  const goTo = () => {
+    const node = location.hash.startsWith("#node-") && document.getElementById(location.hash.slice(1));
+    if (!node) return;
+    const box = node.getBBox();
+    show(box.x + box.width / 2 - 450, box.y + box.height / 2 - 310, 900, 620);
+    for (const other of picture.querySelectorAll(".chosen")) other.classList.remove("chosen");
+    node.classList.add("chosen");
+    view.scrollIntoView({block: "center"});
+  };
+  addEventListener("hashchange", goTo);
+  start();
+  goTo();
 }

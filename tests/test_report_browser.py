@@ -1,0 +1,183 @@
+"""The report in a real browser: quick, silent, offline, usable by keyboard, at all widths.
+
+Needs Chromium (``apt-get install chromium``, or ``playwright install chromium``). Where there is
+none, each test says so.
+"""
+
+import os
+import shutil
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from test_report import example
+
+from trtforge.analysis import Device, LayerCost, NodeCost, Prediction
+from trtforge.graph_summary import GraphSummary
+from trtforge.report_page import render
+
+LAYERS = 5_000
+ARGUMENTS = [
+    "--no-sandbox", "--disable-gpu", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync",
+]  # fmt: skip
+PICTURES = Path(__file__).parent.parent / "docs" / "pictures"
+
+
+def large(tmp_path):
+    """The example's report with 5000 layers of as many nodes."""
+    report = example(tmp_path)
+    device = Device("L4", 89, 300.0, {"float16": 121.0, "int8": 242.0}, ("https://example.org",))
+    names = [f"encoder.layers.{i // 8}.node_{i}" for i in range(LAYERS)]
+    nodes = tuple(
+        NodeCost(name, "MatMul", 10**6, 4096, layers=(i,)) for i, name in enumerate(names)
+    )
+    layers = tuple(
+        LayerCost(
+            f"__myl_Fc_{i}", "gemm" if i % 3 else "kgen", (name,), "named",
+            ("int8", "float16")[i % 2], (f"Half[1,{i}]",), 10**6 * (i % 3), 4096 + i, True,
+            1e-4 * (i % 7 + 1), "memory",
+        )
+        for i, name in enumerate(names)
+    )  # fmt: skip
+    edges = [(i, i + 1) for i in range(LAYERS - 1)] + [(i, i + 8) for i in range(0, LAYERS - 8, 8)]
+    graph = GraphSummary(tuple(names), ("MatMul",) * LAYERS, tuple(edges))
+    found = Prediction(device, nodes, layers, 10**9, 0.1, 1.0, LAYERS)
+    return replace(report, prediction=found, graph=graph)
+
+
+@pytest.fixture(scope="module")
+def page_file(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("page")
+    file = folder / "report.html"
+    file.write_text(render(large(folder)), encoding="utf-8")
+    return file
+
+
+@pytest.fixture(scope="module")
+def browser():
+    from playwright.sync_api import Error, sync_playwright
+
+    with sync_playwright() as playwright:
+        try:
+            browser = playwright.chromium.launch(
+                executable_path=shutil.which("chromium"), args=ARGUMENTS
+            )
+        except Error as error:
+            pytest.skip(f"NOT RUN: there is no Chromium here ({str(error).splitlines()[0]})")
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def opened(browser, page_file):
+    """The page, with everything that it said or asked for."""
+    context = browser.new_context(viewport={"width": 1280, "height": 900})
+    page = context.new_page()
+    page.said, page.asked = [], []
+    page.on("console", lambda message: page.said.append(message.text))
+    page.on("pageerror", lambda error: page.said.append(str(error)))
+    page.on("request", lambda request: page.asked.append(request.url))
+    page.goto(page_file.as_uri())
+    yield page
+    context.close()
+
+
+def test_5000_layers_are_small_enough_and_load_quickly(browser, page_file):
+    assert page_file.stat().st_size < 6 * 2**20
+    page = browser.new_page()
+    started = time.perf_counter()
+    page.goto(page_file.as_uri(), wait_until="load")
+    page.evaluate("new Promise(done => requestAnimationFrame(() => setTimeout(done)))")
+    seconds = time.perf_counter() - started
+    page.close()
+    assert seconds < 2
+
+
+def test_it_says_nothing_and_asks_for_nothing(opened, page_file):
+    opened.locator("th button").first.click()
+    assert opened.said == []
+    assert opened.asked == [page_file.as_uri()]
+
+
+def test_layers_are_filtered_and_sorted(opened):
+    rows = opened.locator("#layer-table tbody tr")
+    assert rows.count() == LAYERS
+    opened.get_by_label("Filter layers, nodes, types").fill("node_1234")
+    assert opened.locator("#layer-table tbody tr:visible").count() == 1
+    opened.get_by_label("Filter layers, nodes, types").fill("")
+    head = opened.locator("#layer-table th", has_text="Bytes").locator("button")
+    head.click()
+    head.click()
+    assert rows.first.locator("td").first.inner_text() == str(LAYERS - 1)
+
+
+def test_the_graph_moves_zooms_and_follows_links(opened):
+    box = "document.querySelector('svg.graph').getAttribute('viewBox').split(' ').map(Number)"
+    _x, y, width, _height = opened.evaluate(box)
+    opened.locator("#graph-view").focus()
+    opened.keyboard.press("+")
+    assert opened.evaluate(box)[2] == pytest.approx(width * 0.7)
+    opened.keyboard.press("ArrowDown")
+    assert opened.evaluate(box)[1] > y
+    opened.keyboard.press("0")
+    assert opened.evaluate(box)[3] > LAYERS  # all of it
+    opened.locator("#layer-2500 a").click()
+    assert opened.locator("svg.graph g.chosen").get_attribute("id") == "node-2500"
+    assert opened.locator("#node-2500").is_visible()
+
+
+@pytest.mark.parametrize("width", [360, 1280, 2560])
+def test_no_width_makes_the_page_scroll_sideways(opened, width):
+    opened.set_viewport_size({"width": width, "height": 900})
+    assert opened.evaluate("document.documentElement.scrollWidth") <= width
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_no_serious_fault_for_people_who_see_or_move_otherwise(opened, scheme):
+    from axe_playwright_python.sync_playwright import Axe
+
+    opened.emulate_media(color_scheme=scheme)
+    for many in ("#layer-table tbody tr", "svg.graph g"):  # all alike: some are enough
+        opened.evaluate(
+            f"document.querySelectorAll('{many}').forEach((e, i) => i > 50 && e.remove())"
+        )
+    found = Axe().run(opened).response["violations"]
+    assert [f["id"] for f in found if f["impact"] in ("serious", "critical")] == []
+
+
+def test_without_scripts_everything_can_be_read(browser, page_file):
+    context = browser.new_context(java_script_enabled=False)
+    page = context.new_page()
+    page.goto(page_file.as_uri())
+    assert page.locator("#layer-4999").is_visible()
+    assert page.locator("svg.graph").is_visible()
+    assert not page.get_by_label("Filter layers, nodes, types").is_visible()
+    context.close()
+
+
+def test_colours_follow_the_theme(opened):
+    colour = "getComputedStyle(document.body).backgroundColor"
+    opened.emulate_media(color_scheme="light")
+    light = opened.evaluate(colour)
+    opened.emulate_media(color_scheme="dark")
+    assert opened.evaluate(colour) != light
+
+
+@pytest.mark.skipif(
+    "TRTFORGE_WRITE_PICTURES" not in os.environ,
+    reason="writes docs/pictures; only where TRTFORGE_WRITE_PICTURES is set",
+)
+def test_the_pictures_of_the_documentation(browser, tmp_path):
+    from trtforge import demo
+    from trtforge.api import run
+
+    done = run(demo.RECIPE, demo.MODEL, out=tmp_path / "run")
+    PICTURES.mkdir(exist_ok=True)
+    page = browser.new_page(viewport={"width": 1100, "height": 700})
+    page.goto((done.folder / "report.html").as_uri())
+    page.screenshot(path=PICTURES / "report-light.png")
+    page.evaluate("document.querySelector('#layers').scrollIntoView()")
+    page.screenshot(path=PICTURES / "layers-light.png")
+    page.close()
