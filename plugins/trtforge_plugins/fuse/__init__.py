@@ -2,7 +2,8 @@
 
 from trtforge_plugins.fuse.bias_gelu import FuseBiasGelu
 from trtforge_plugins.fuse.gated_activation import FuseGatedActivation
+from trtforge_plugins.fuse.group_norm import FuseGroupNorm
 from trtforge_plugins.fuse.layer_norm import FuseLayerNorm
 from trtforge_plugins.fuse.rms_norm import FuseRMSNorm
 
-__all__ = ["FuseBiasGelu", "FuseGatedActivation", "FuseLayerNorm", "FuseRMSNorm"]
+__all__ = ["FuseBiasGelu", "FuseGatedActivation", "FuseGroupNorm", "FuseLayerNorm", "FuseRMSNorm"]

@@ -241,6 +241,13 @@ def _as_vector(value: ir.Value, user: ir.Node) -> ir.Value:
     return add_initializer(user.graph, f"{value.name}_flat", array.reshape(-1))
 
 
+def same_shape(a: ir.Value, b: ir.Value) -> bool:
+    """Whether both shapes are known to be equal; dimensions without a name may differ."""
+    if a.shape is None or b.shape is None or a.shape != b.shape:
+        return False
+    return all(isinstance(dim, int) or dim.value is not None for dim in a.shape)
+
+
 def means_last_axis(value: ir.Value) -> bool:
     """Whether the ReduceMean that gives ``value`` runs along the last axis and keeps it."""
     mean = value.producer()

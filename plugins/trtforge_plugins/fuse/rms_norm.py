@@ -13,6 +13,7 @@ from trtforge_plugins.fuse.fusion import (
     Fused,
     epsilon_or_why_not,
     fuse,
+    same_shape,
     type_name,
     why_not_last_axis,
 )
@@ -93,11 +94,6 @@ def _residual(x: ir.Value, end: ir.Node) -> ir.Node | None:
     for value in add.inputs:
         if value is None or constant(value) is not None or type_name(value) != type_name(x):
             return None
-        if value.shape is None or value.shape != x.shape or _open(value.shape):
+        if not same_shape(value, x):
             return None
     return add
-
-
-def _open(shape: ir.Shape) -> bool:
-    """Whether a dimension has neither a number nor a name, so that equal ones may differ."""
-    return any(not isinstance(dim, int) and dim.value is None for dim in shape)

@@ -279,17 +279,8 @@ def type_of(op: CustomOp, types: Sequence[str]) -> str:
 def _compiled(
     op: CustomOp, dtype: str, shapes: Sequence[tuple[Shape, ...]], workshop: Workshop
 ) -> Carried:
-    """Compile the op's tactics at the usual, smallest and largest shapes, and the tuned ones."""
-    if not shapes:
-        raise BuildError("no shape of its inputs is known")
-    if not workshop.targets:
-        raise BuildError("no target is known to compile its kernels for")
-    tuned = _tuned(op, dtype, shapes, workshop)
-    usual = [tuned[name] for name in tuned if name.endswith(f" {size_class(shapes[0])}")]
-    tactics = list[Tactic]()
-    for tactic in (*usual, *(op.tactic(dtype, each) for each in shapes), *tuned.values()):
-        if tactic not in tactics:
-            tactics.append(tactic)
+    """Compile the tactics of :func:`tactics_for`."""
+    tactics, tuned = tactics_for(op, dtype, shapes, workshop)
     oldest = min(workshop.targets)
     cubins, ptx, entry = {}, {}, ""
     for number, tactic in enumerate(tactics, 1):
@@ -301,6 +292,30 @@ def _compiled(
                 ptx[number] = kernel.ptx
     numbers = {name: tactics.index(tactic) + 1 for name, tactic in tuned.items()}
     return Carried(dtype, entry, tuple(tactics), cubins, ptx, oldest.sm, numbers)
+
+
+def tactics_for(
+    op: CustomOp, dtype: str, shapes: Sequence[tuple[Shape, ...]], workshop: Workshop
+) -> tuple[list[Tactic], dict[str, Tactic]]:
+    """Return the op's tactics at the usual, smallest and largest shapes, and the tuned ones.
+
+    Returns:
+        All of them, the first of which is best at the usual shapes, and the tuned ones by name.
+
+    Raises:
+        BuildError: there are no shapes, or no targets.
+    """
+    if not shapes:
+        raise BuildError("no shape of its inputs is known")
+    if not workshop.targets:
+        raise BuildError("no target is known to compile its kernels for")
+    tuned = _tuned(op, dtype, shapes, workshop)
+    usual = [tuned[name] for name in tuned if name.endswith(f" {size_class(shapes[0])}")]
+    tactics = list[Tactic]()
+    for tactic in (*usual, *(op.tactic(dtype, each) for each in shapes), *tuned.values()):
+        if tactic not in tactics:
+            tactics.append(tactic)
+    return tactics, tuned
 
 
 def _tuned(

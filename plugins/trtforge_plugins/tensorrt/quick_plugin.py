@@ -23,7 +23,7 @@ from trtforge.kernels import compile_kernel
 from trtforge.op_attributes import FIELD, plugin_name, read_written
 from trtforge.ops import launches
 from trtforge.symbolic import Expression, NotSymbolic, evaluate, trace
-from trtforge_plugins.tensorrt.plugin import TYPES, Workshop, type_of
+from trtforge_plugins.tensorrt.plugin import TYPES, Workshop, tactics_for, type_of
 
 SHARED_LIMIT = 48 * 1024
 """Bytes of dynamic shared memory that a kernel may have without asking the driver for more."""
@@ -145,7 +145,7 @@ class _Rules:
         *inputs, text, outputs = given
         op = self._op(text)
         names = [SHORT.get(each.dtype.name, each.dtype.name) for each in (*inputs, *outputs)]
-        count = len(preferred(op, self._dtype(op, inputs), inputs))
+        count = len(self._tactics(op, inputs))
         tactics = list(range(1, count + 1)) if count > 1 else None
         return [self.quick.AutoTuneCombination(", ".join(names), "LINEAR", tactics)]
 
@@ -154,7 +154,7 @@ class _Rules:
         *inputs, text, _, number = given
         op = self._op(text)
         dtype = self._dtype(op, inputs)
-        tactic = preferred(op, dtype, inputs)[max(number - 1, 0)]
+        tactic = self._tactics(op, inputs)[max(number - 1, 0)]
         (launch,) = trace(_launches(op, tactic), [each.ndim for each in inputs])
         sizes = _Sizes(self.quick, inputs)
         parameters = self.quick.KernelLaunchParams()
@@ -164,12 +164,14 @@ class _Rules:
         scalars = self.quick.SymIntExprs(len(launch.scalars))
         for at, scalar in enumerate(launch.scalars):
             scalars[at] = self.quick.SymInt32(evaluate(scalar, sizes))
-        if not self.workshop.targets:
-            raise BuildError("no target is known to compile its kernel for")
         oldest = min(self.workshop.targets)
         compiled = compile_kernel(op, dtype, oldest, self.workshop.store, tactic=tactic)
         entry = f"{compiled.entry}_{launch.kernel}" if launch.kernel else compiled.entry
         return entry, compiled.ptx, parameters, scalars
+
+    def _tactics(self, op: CustomOp, inputs: Sequence[Any]) -> list[Tactic]:
+        shapes = _known_shapes(inputs)
+        return tactics_for(op, self._dtype(op, inputs), shapes, self.workshop)[0]
 
     def _op(self, text: str) -> CustomOp:
         return read_written(text.rstrip("\0"), self.kind)
@@ -181,21 +183,10 @@ class _Rules:
         return getattr(self.workshop.trt.DataType, OURS[dtype])
 
 
-def preferred(op: CustomOp, dtype: str, inputs: Sequence[Any]) -> list[Tactic]:
-    """Return the op's choices at the usual, smallest and largest shapes, without repetition.
-
-    Raises:
-        BuildError: TensorRT knows no such shape.
-    """
-    tactics: list[Tactic] = []
-    for which in ("opt", "min", "max"):
-        shapes = tuple(_shape(each.shape, which) for each in inputs)
-        if all(size >= 0 for shape in shapes for size in shape):
-            tactic = op.tactic(dtype, shapes)
-            tactics += [] if tactic in tactics else [tactic]
-    if not tactics:
-        raise BuildError("no shape of its inputs is known")
-    return tactics
+def _known_shapes(inputs: Sequence[Any]) -> list[tuple[Shape, ...]]:
+    """Return the usual, smallest and largest shapes, as far as TensorRT knows them."""
+    found = [tuple(_shape(each.shape, which) for each in inputs) for which in ("opt", "min", "max")]
+    return [shapes for shapes in found if all(n >= 0 for shape in shapes for n in shape)]
 
 
 def _shape(shape: Any, which: str) -> Shape:
