@@ -54,9 +54,11 @@ def finished(tmp_path_factory):
 
 
 @pytest.mark.parametrize("found", list(blocks("python")))
-def test_python_blocks_run_in_order(found, workplace):
+def test_python_blocks_run_in_order(found, workplace, request):
     names = {}
     for body in found:
+        if "digits.zip" in body:
+            shutil.copytree(request.getfixturevalue("finished") / "b", "digits.zip")
         exec(compile(body, "docs", "exec"), names)  # noqa: S102  # our own documentation
 
 

@@ -23,7 +23,7 @@ from trtforge.errors import RequestError
 ROOT = Path(__file__).parent.parent
 DONE, REQUIREMENT_MISSED, BAD_REQUEST, ENVIRONMENT_LACKS = 0, 1, 2, 4
 GIB = 2**30
-L4 = Gpu("NVIDIA L4", "8.9", 24 * GIB, 20 * GIB)
+L4 = Gpu("NVIDIA L4", "8.9", 24 * GIB, 20 * GIB, "0000:65:00.0")
 H200 = Gpu("NVIDIA H200", "9.0", 140 * GIB, 139 * GIB)
 RTX = {
     "tensorrt-rtx": "1.7.1",
@@ -418,6 +418,9 @@ class Nvml:
 
     def nvmlDeviceGetCudaComputeCapability(self, handle):  # noqa: N802  # the name that the library has
         return 8, 9
+
+    def nvmlDeviceGetPciInfo(self, handle):  # noqa: N802  # the name that the library has
+        return type("PciInfo", (), {"busId": b"00000000:65:00.0"})
 
     def nvmlDeviceGetMemoryInfo(self, handle):  # noqa: N802  # the name that the library has
         return type("Memory", (), {"total": L4.memory, "free": L4.free})

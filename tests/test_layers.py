@@ -13,7 +13,7 @@ array_files user_code compiled_template
 file_feeds
 artifacts environment ops hooks terminal demo cli.quick_start bundle
 triton triton.config
-doctor doctor.limits doctor.installation doctor.symptom
+doctor doctor.limits doctor.installation doctor.symptom runtime runtime.session
 bundle.plan_header bundle.signature pointwise
 options steps statistics analysis yaml_text graph diagnosis output_sums worker_process
 compare to_surgeon targets symbolic op_attributes io_adapter frozen_inputs task_accuracy
@@ -41,6 +41,9 @@ doctor.facts
 doctor.tensorrt_rules doctor.cuda_rules doctor.package_rules doctor.machine_rules
 doctor.requirements
 doctor.checkup
+runtime.chain runtime.engine_store
+runtime.onnx_session runtime.runner runtime.rebuild
+runtime.loading
 api cli.answers
 cli.export
 cli.bundles cli.check cli.doctor cli.look cli.models cli.runs
@@ -61,7 +64,7 @@ INTERFACE = {
     "trtforge.model_comparison", "trtforge.model_file", "trtforge.op_function",
     "trtforge.op_testing", "trtforge.op_attributes", "trtforge.ops", "trtforge.cache",
     "trtforge.options",
-    "trtforge.quantities", "trtforge.reference", "trtforge.symbolic",
+    "trtforge.quantities", "trtforge.reference", "trtforge.runtime.session", "trtforge.symbolic",
     "trtforge.statistics", "trtforge.targets", "trtforge.task_accuracy", "trtforge.testing",
     "trtforge.timing_files", "trtforge.timing_statistics",
     "trtforge.tuning",

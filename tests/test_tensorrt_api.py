@@ -14,7 +14,7 @@ from pathlib import Path
 
 import onnx_ir as ir
 import pytest
-from trtforge_plugins.tensorrt import adapter
+from trtforge_plugins.tensorrt import adapter, loaded_engine
 from trtforge_plugins.tensorrt.backend import TensorRT
 from trtforge_plugins.tensorrt.library import Library
 from trtforge_plugins.tensorrt.order import BuildOrder
@@ -45,6 +45,7 @@ CLASS_OF = {
     "error.code()": "ErrorCode",
     "runtime": "Runtime",
     "engine": "ICudaEngine",
+    "context": "IExecutionContext",
     "inspector": "EngineInspector",
     "cache": "ITimingCache",
 }
@@ -53,16 +54,21 @@ OURS = {
     "', '",
     "'; '",
     "Path(order.timing_cache_out)",
+    "TYPES",
     "each",
+    "engine.get_tensor_dtype(name)",
     "feature(self.trt, 'ComputeCapability')",
     "file",
     "importlib",
     "memoryview(plan)",
+    "ml_dtypes",
     "name",
     "name[2:]",
+    "np",
     "order",
     "owner",
     "progress",
+    "ranges",
     "self",
     "self._listener",
     "self.steps",
@@ -140,8 +146,9 @@ def test_the_lists_are_of_the_versions_we_serve():
     ]
 
 
-def test_the_adapter_touches_only_what_every_version_has():
-    assert problems(inspect.getsource(adapter)) == []
+@pytest.mark.parametrize("module", [adapter, loaded_engine], ids=lambda each: each.__name__)
+def test_only_what_every_version_has_is_touched(module):
+    assert problems(inspect.getsource(module)) == []
 
 
 @pytest.mark.parametrize(

@@ -38,6 +38,7 @@ from .hooks import hookimpl
 from .ops import CustomOp, Example, Launch, Shape, Tactic, ceil_div
 from .pointwise import PointwiseOp
 from .quantities import ByteSize, Dims, ShapeRange
+from .runtime.loading import load
 from .statistics import (
     Evaluated,
     HighPrecision,
@@ -112,6 +113,7 @@ __all__ = [
     "ceil_div",
     "check",
     "hookimpl",
+    "load",
     "make_convertible",
     "run",
 ]

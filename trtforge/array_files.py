@@ -69,6 +69,17 @@ class ArrayFile:
         with self.rows(name) as reader:
             return reader.take(rows)
 
+    def read_all(self) -> dict[str, Array]:
+        """Return every array, whole.
+
+        Raises:
+            DataError: an array's data ends early.
+        """
+        return {
+            name: self.read(name, header.shape[0] if header.shape else 1)
+            for name, header in self.headers.items()
+        }
+
     @contextmanager
     def rows(self, name: str) -> Iterator[RowReader]:
         """Open the array ``name`` for reading a few entries of its first axis at a time."""

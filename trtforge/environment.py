@@ -32,6 +32,8 @@ class Gpu:
     """Bytes in all."""
     free: int
     """Bytes free now."""
+    pci: str = ""
+    """Place on the bus, by which CUDA finds it too: ``0000:65:00.0``; empty: not known."""
 
 
 @dataclass(frozen=True)
@@ -127,6 +129,7 @@ def _gpu(handle: object) -> Gpu:
         compute_capability=f"{major}.{minor}",
         memory=int(memory.total),
         free=int(memory.free),
+        pci=_text(pynvml.nvmlDeviceGetPciInfo(handle).busId)[-12:].lower(),
     )
 
 

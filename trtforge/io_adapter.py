@@ -48,7 +48,7 @@ def read(metadata: Mapping[str, str]) -> dict[str, Adapted]:
         data = json.loads(metadata.get(KEY, "{}"))
         entries = {str(name): Adapted(**entry) for name, entry in data.items()}
         for entry in entries.values():
-            _numpy(entry.given), _numpy(entry.now)
+            dtype_of(entry.given), dtype_of(entry.now)
     except (ValueError, TypeError, AttributeError, KeyError) as error:
         raise ModelError(f"metadata {KEY!r} of the model is damaged: {error}") from error
     return entries
@@ -68,7 +68,7 @@ def to_model(entries: Mapping[str, Adapted], feeds: Mapping[str, Array]) -> dict
         DataError: a value has no equal in the new type.
     """
     return {
-        name: _converted(name, array, _numpy(entries[name].now)) if name in entries else array
+        name: _converted(name, array, dtype_of(entries[name].now)) if name in entries else array
         for name, array in feeds.items()
     }
 
@@ -80,12 +80,13 @@ def from_model(entries: Mapping[str, Adapted], outputs: Mapping[str, Array]) -> 
         DataError: a value has no equal in the given type.
     """
     return {
-        name: _converted(name, array, _numpy(entries[name].given)) if name in entries else array
+        name: _converted(name, array, dtype_of(entries[name].given)) if name in entries else array
         for name, array in outputs.items()
     }
 
 
-def _numpy(name: str) -> np.dtype[Any]:
+def dtype_of(name: str) -> np.dtype[Any]:
+    """Return NumPy's type for ONNX's name: ``UINT16``."""
     return np.dtype(ir.DataType[name].numpy())
 
 

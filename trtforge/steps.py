@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from trtforge.context import Context, Request
     from trtforge.diagnosis import Diagnosis
+    from trtforge.runtime.session import EngineFile, InferenceSession
 
 
 @dataclass(frozen=True)
@@ -122,6 +123,20 @@ class Backend(Step):
         """
         del model, ctx
         raise StepError(f"backend {self.name!r} cannot examine a model without building it")
+
+    opens: ClassVar[tuple[str, ...]] = ()
+    """Libraries whose engines :meth:`open_engine` runs: ``tensorrt``."""
+
+    @classmethod
+    def open_engine(cls, engine: EngineFile) -> InferenceSession:
+        """Return an engine that is ready to run on a GPU of this machine.
+
+        Raises:
+            StepError: this backend runs no engines, or the library refuses this one.
+            EnvironmentLacks: the library does not load here.
+        """
+        del engine
+        raise StepError(f"backend {cls.name!r} runs no engines")
 
     def reproduction(self, model: ir.Model, file: str, request: Request) -> str:
         """Return a Python script that shows how building the model in ``file`` fails.

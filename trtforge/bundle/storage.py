@@ -187,6 +187,12 @@ class Bundle:
         except OSError as error:
             raise write_error(error, target) from error
 
+    def extract_model(self, folder: Path) -> None:
+        """Write the ONNX model, and the files of its weights, below ``folder``."""
+        for path in self.manifest.by_path:
+            if path.startswith("model/"):
+                self.extract(path, folder / path)
+
     def _entry(self, path: str) -> StoredFile:
         entry = self.manifest.by_path.get(path)
         if entry is None:

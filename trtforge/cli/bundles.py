@@ -1,8 +1,9 @@
-"""``trtforge bundle``: pack, inspect and preflight bundles."""
+"""``trtforge bundle``: pack, inspect, preflight and load bundles."""
 
 from __future__ import annotations
 
 import json
+import warnings
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,9 +11,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from trtforge.cli.answers import Json, say, say_json
-from trtforge.errors import ExitCode
+from trtforge.errors import ExitCode, RequestError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from trtforge.bundle.manifest import BundledEngine
     from trtforge.bundle.preflight import Fit, Preflight
     from trtforge.bundle.storage import Bundle
@@ -92,6 +95,70 @@ def preflight_(
     else:
         _tell_preflight(result, opened)
     raise typer.Exit(ExitCode.DONE if result.chosen else ExitCode.REQUIREMENT_MISSED)
+
+
+@app.command()
+def load(
+    bundle: Which,
+    *,
+    data: Annotated[
+        Path | None,
+        typer.Option("--data", "-d", help="Inputs to run: .npz with all arrays."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="The .npz file for the outputs.")
+    ] = None,
+    build: Annotated[bool, typer.Option(help="Build an engine here where none fits.")] = True,
+    allow_onnxruntime: Annotated[
+        bool, typer.Option("--allow-onnxruntime", help="Run the ONNX model where no engine can.")
+    ] = False,
+    gpu: Annotated[int | None, typer.Option("--gpu", help="Number of the GPU to use.")] = None,
+    key: Key = None,
+    as_json: Json = False,
+) -> None:
+    """Load the engine that fits, or build one, and run it on data."""
+    from trtforge.array_files import open_arrays
+    from trtforge.cli.answers import watcher
+    from trtforge.runtime.loading import LoadOptions
+    from trtforge.runtime.loading import load as load_bundle
+
+    if (data is None) != (out is None):
+        raise RequestError("--data and --out go together", remedy="give both, or none")
+    options = LoadOptions(key, gpu, build, allow_onnxruntime)
+    feed = open_arrays(data).read_all() if data is not None else None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # the notes below say the same
+        model = load_bundle(bundle, options=options, observer=watcher(as_json=as_json))
+    with model:
+        outputs = model.run(feed) if feed is not None else {}
+        runs_in = model.runs_in
+    if out is not None:
+        _write_arrays(out, outputs)
+    tensors = {
+        title: {tensor.name: f"{tensor.dtype} {tensor.text}" for tensor in found}
+        for title, found in (("inputs", model.inputs), ("outputs", model.outputs))
+    }
+    if as_json:
+        say_json({"bundle": str(bundle), "runs_in": runs_in, "notes": model.notes, **tensors})
+        return
+    say(f"{bundle} runs in {runs_in}")
+    for note in model.notes:
+        say(f"  Note: {note}")
+    for title, shown in tensors.items():
+        for name, text in shown.items():
+            say(f"  {title[:-1]:<7}{name}: {text}")
+
+
+def _write_arrays(out: Path, arrays: Mapping[str, Any]) -> None:
+    import numpy as np
+
+    from trtforge.store import atomic_file, write_error
+
+    try:
+        with atomic_file(out) as file:
+            np.savez(file, **arrays)
+    except OSError as error:
+        raise write_error(error, out) from error
 
 
 def _open(path: Path, key: Path | None) -> Bundle:

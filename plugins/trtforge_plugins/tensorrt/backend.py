@@ -32,16 +32,19 @@ from trtforge import (
 from trtforge.cache import default_root
 from trtforge.diagnosis import Diagnosis
 from trtforge.environment import this_platform
+from trtforge.runtime.session import EngineFile
 from trtforge.targets import KNOWN
 from trtforge.tuning import Tuning
 from trtforge.worker import Job, Worker, WorkerFailure
 from trtforge_plugins.engine_layers import parse_layers
 from trtforge_plugins.tensorrt import gpu
+from trtforge_plugins.tensorrt.engine_session import EngineSession
 from trtforge_plugins.tensorrt.examination import findings
 from trtforge_plugins.tensorrt.known_failures import causes, failure, listed, remedies, sentence
 from trtforge_plugins.tensorrt.library import Library, find, installed
 from trtforge_plugins.tensorrt.lints import lint
 from trtforge_plugins.tensorrt.model_checks import check_types, prepared, takers
+from trtforge_plugins.tensorrt.opening import opened
 from trtforge_plugins.tensorrt.order import BuildOrder, Order, Profile
 from trtforge_plugins.tensorrt.plugin_nodes import prove_plugins, with_plugins
 from trtforge_plugins.tensorrt.reproduction import script
@@ -98,6 +101,13 @@ class TensorRT(Backend):
     """Largest memory of the build process; left out: no limit."""
     log_level: Literal["error", "warning", "info", "verbose"] = "info"
     """Which of TensorRT's messages go to logs/tensorrt.log; verbose: all of them."""
+
+    opens: ClassVar[tuple[str, ...]] = ("tensorrt", "tensorrt_rtx")
+
+    @classmethod
+    def open_engine(cls, engine: EngineFile) -> EngineSession:
+        """Return an engine that is ready to run on a GPU of this machine."""
+        return opened(engine)
 
     def environment(self) -> Mapping[str, str]:
         """Return which TensorRT, which GPU and which tuned tactics decide the result."""
