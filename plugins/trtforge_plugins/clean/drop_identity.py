@@ -14,7 +14,7 @@ from trtforge_plugins.clean.identities import same_value
 
 @dataclass(frozen=True)
 class DropIdentity(Pass):
-    """Remove nodes that give back what they are given: Identity, Dropout, pairs that cancel."""
+    """Remove nodes that give back what they are given: Identity, Dropout, x + 0, x * 1, pairs."""
 
     name: ClassVar[str] = "drop-identity"
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx_ir as ir
 
-from trtforge.graph import constant, is_op, label
+from trtforge.graph import constant, constant_tensor, is_op, label, scalar
 from trtforge_plugins.clean.attributes import attribute, axes_of, refers
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 _CANDIDATES = frozenset({
     "Cast", "CastLike", "Concat", "Dropout", "Expand", "Flatten", "Identity", "Max", "Mean", "Min",
     "Pad", "Reshape", "Slice", "Squeeze", "Sum", "Tile", "Transpose", "Unsqueeze",
+    "Add", "Div", "Mul", "Sub",
 })  # fmt: skip
 
 
@@ -41,9 +42,34 @@ def same_value(node: ir.Node, opset: int, ctx: Context) -> ir.Value | None:
             same = len(node.inputs) == 1
         case "Transpose" | "Squeeze" | "Unsqueeze" | "Reshape":
             return _behind_pair(node)
+        case "Add" | "Sub" | "Mul" | "Div":
+            return _other_than_neutral(node) if opset >= 7 else None
         case _:
             same = _moves_nothing(node, source)
     return source if same else None
+
+
+def _other_than_neutral(node: ir.Node) -> ir.Value | None:
+    """Return what 0 is added to or taken from, or 1 is a factor or the divisor of.
+
+    As with ONNX Runtime's own elimination of such nodes, ``-0.0 + 0`` becomes ``-0.0``.
+    """
+    first, second = node.inputs
+    neutral = 0 if node.op_type in ("Add", "Sub") else 1
+    if _is_number(second, neutral, beside=first):
+        return first
+    swaps = node.op_type in ("Add", "Mul")
+    return second if swaps and _is_number(first, neutral, beside=second) else None
+
+
+def _is_number(value: ir.Value | None, number: int, beside: ir.Value | None) -> bool:
+    """Whether ``value`` is this constant, and has no more dimensions than ``beside``."""
+    if value is None or beside is None or beside.shape is None or value.is_graph_input():
+        return False
+    held = constant_tensor(value)  # not its content: it may be a large weight
+    if held is None or held.size != 1 or len(held.shape) > len(beside.shape):
+        return False
+    return scalar(value) == number
 
 
 def _is_inference(node: ir.Node, opset: int, ctx: Context) -> bool:
