@@ -110,7 +110,7 @@ def in_function(given: onnx.ModelProto) -> onnx.ModelProto:
 def test_in_functions_before_and_after_they_are_inlined(rule: str) -> None:
     before = in_function(models()[rule])
     onnx.checker.check_model(before)
-    # A function's values have no types, so most rules wait; what is done must be right all the same.
+    # A function's values have no types, so most rules wait; what is done must be right.
     within, _, _ = apply(MakeConvertible(), before)
     onnx.checker.check_model(ir.to_proto(within))
     _, again, _ = apply(MakeConvertible(), within)

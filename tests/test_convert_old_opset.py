@@ -68,6 +68,30 @@ def test_an_old_model_that_means_something_else_stays_with_the_reason() -> None:
     assert "at random" in notes[0].text
 
 
+@pytest.mark.parametrize("version", [7, 8])
+def test_integers_are_initializers_where_constant_nodes_hold_none(version: int) -> None:
+    text = f"""<ir_version: 3, opset_import: ["" : {version}, "ai.onnx.ml" : 1]>
+    g (float[2,5] x, int64[2] i) => (float[2,2] y)
+    {{ y = ai.onnx.ml.ArrayFeatureExtractor (x, i) }}"""
+    after, count, _ = convert(text)  # it holds the result to ONNX's checker
+    assert count == 1
+    assert [each.data_type for each in after.graph.initializer] == [onnx.TensorProto.INT64]
+    assert "Constant" not in {node.op_type for node in after.graph.node}
+
+
+@pytest.mark.parametrize("version", [8, 9])
+def test_what_a_rule_needs_and_an_old_opset_lacks_is_a_reason(version: int) -> None:
+    """Positions of maxima are compared as integers, which Less takes since version 9."""
+    text = f"""<ir_version: 4, opset_import: ["" : {version}]>
+    g (float[1,2,6] x) => (float[1,2,4] y, int64[1,2,4] i)
+    {{ y, i = MaxPool <kernel_shape = [3]> (x) }}"""
+    after, count, notes = convert(text)
+    assert count == (version == 9)
+    if not count:
+        assert "opset 8 has not all that it takes" in notes[0].text
+        assert [node.op_type for node in after.graph.node] == ["MaxPool"]
+
+
 @needs_tensorrt
 def test_tensorrt_builds_what_it_refused() -> None:
     text = model(

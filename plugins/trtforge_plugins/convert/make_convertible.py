@@ -11,9 +11,10 @@ import onnx
 import onnx_ir as ir
 
 from trtforge import Context, Pass
-from trtforge.graph import graphs, label, opset
+from trtforge.graph import constant_tensor, graphs, is_op, label, opset
+from trtforge_plugins.clean.names import put_result
 from trtforge_plugins.convert import old_opset
-from trtforge_plugins.convert.builder import Builder
+from trtforge_plugins.convert.builder import RULE_KEY, Builder
 from trtforge_plugins.convert.rule import Refusal
 from trtforge_plugins.convert.rules import rules_by_op
 
@@ -47,6 +48,8 @@ class MakeConvertible(Pass):
                 node, depth = todo.pop()
                 new = _rewrite(node, version, depth, ctx, applied)
                 todo += [(made, depth + 1) for made in reversed(new)]
+        if version < 9:
+            _lift_numbers(model)
         if applied and not standard:
             model.graph.opset_imports[""] = version
             model.ir_version = max(model.ir_version, 4)
@@ -71,7 +74,11 @@ def _rewrite(
     domain = "" if node.domain == "ai.onnx" else node.domain
     for rule in rules_by_op().get((domain, node.op_type), ()):
         build = Builder(node, version, rule.name)
-        answer = rule.rewrite(node, build)
+        try:
+            answer = rule.rewrite(node, build)
+        except onnx.checker.ValidationError as error:
+            _let_go(build.nodes)
+            answer = Refusal(f"opset {version} has not all that it takes ({error}); upgrade-opset")
         if answer is None:
             continue
         if isinstance(answer, Refusal):
@@ -84,6 +91,27 @@ def _rewrite(
         applied[rule.name] += 1
         return build.nodes
     return ()
+
+
+def _let_go(made: Sequence[ir.Node]) -> None:
+    """Let nodes that will not be put into the graph stop using its values."""
+    for node in made:
+        for index in range(len(node.inputs)):
+            node.replace_input_with(index, None)
+
+
+def _lift_numbers(model: ir.Model) -> None:
+    """Make initializers of the constants of rules, where Constant nodes hold only fractions."""
+    for graph in graphs(model):
+        for node in graph:
+            if isinstance(graph, ir.Function) or not is_op(node, "Constant"):
+                continue
+            (value,) = node.outputs
+            tensor = constant_tensor(value)
+            if RULE_KEY in node.metadata_props and tensor is not None:
+                put_result(graph, node, value, tensor)
+                graph.remove(node, safe=True)
+                model.ir_version = max(model.ir_version, 4)  # they are no inputs
 
 
 def put(node: ir.Node, answer: Sequence[ir.Value | None], build: Builder) -> None:
