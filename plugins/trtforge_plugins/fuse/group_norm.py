@@ -50,8 +50,10 @@ class FuseGroupNorm(Pass):
         if isinstance(found, str):
             return found
         groups, epsilon = found
-        vectors = match.has("whole")
-        misfit = why_not_channels(x, weight, vectors) or why_not_channels(x, bias, vectors)
+        vector = match.has("whole")
+        misfit = why_not_channels(x, weight, vector=vector) or why_not_channels(
+            x, bias, vector=vector
+        )
         if misfit:
             return misfit
         channels = x.shape[1] if x.shape is not None else None
@@ -102,7 +104,7 @@ def _is_shape_of(value: ir.Value, x: ir.Value) -> bool:
     return node is not None and is_op(node, "Shape") and node.inputs[0] is x and not node.attributes
 
 
-def why_not_channels(x: ir.Value, parameter: ir.Value, vector: bool) -> str:
+def why_not_channels(x: ir.Value, parameter: ir.Value, *, vector: bool) -> str:
     """Say why ``parameter`` is not one number per entry of axis 1 of ``x``; ``""``: it is.
 
     Args:
