@@ -166,6 +166,7 @@ class FakeTensorRT:
         self.unknown = unknown
         self.refuse = refuse
         self.calls = []
+        self.context_class = FakeContext
 
     def Runtime(self, logger):  # noqa: N802  # TensorRT's name
         self.calls.append(("Runtime",))
@@ -221,7 +222,8 @@ class FakeEngine:
         return self._spec(name).ranges[number]
 
     def create_execution_context(self):
-        return FakeContext(self.trt) if self.trt.said("create_execution_context") else None
+        accepted = self.trt.said("create_execution_context")
+        return self.trt.context_class(self.trt) if accepted else None
 
 
 class FakeContext:
