@@ -29,3 +29,10 @@ def test_a_row_over_its_bar_is_named_on_the_page() -> None:
     assert calibration.misses([row]) == ["m max, time 1.51"]
     assert calibration.misses([row | {"wall_s_ratio": 1.5}]) == []
     assert calibration.misses([row | {"tool": "onnxruntime minmax"}]) == []
+
+
+def test_the_page_on_quantization_ends_with_the_committed_result(monkeypatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))  # it imports its neighbour
+    accuracy = script("accuracy")
+    stored = json.loads(accuracy.RESULT.read_text())
+    assert accuracy.PAGE.read_text().endswith(accuracy.page(stored))

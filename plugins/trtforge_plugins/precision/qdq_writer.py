@@ -53,7 +53,7 @@ class Writer(ABC):
         if dtype not in FLOATS:
             found_type = dtype.name.lower() if dtype else "of unknown type"
             return f"its input {value.name!r} is {found_type}; float32 or float16 is expected"
-        found = self._range(point)
+        found = self.range_of(point)
         if found is None:
             return f"its input {value.name!r} has no range"
         if not 0 < found.amax < math.inf:
@@ -70,7 +70,7 @@ class Writer(ABC):
 
     def apply(self, points: Sequence[Point]) -> None:
         """Quantize the inputs of one node."""
-        found = [(point, self._origin(point.source), self._range(point)) for point in points]
+        found = [(point, self._origin(point.source), self.range_of(point)) for point in points]
         for point, tensor, values in found:
             if values is not None:
                 self._apply(point, tensor, values.amax)
@@ -102,7 +102,7 @@ class Writer(ABC):
         """Return what ``tensor`` was before this writer quantized it for another node."""
         return next((old for old, new in self._activations.items() if new is tensor), tensor)
 
-    def _range(self, point: Point) -> Range | None:
+    def range_of(self, point: Point) -> Range | None:
         """Return the range of the values, which may have been measured before they were moved."""
         for source in sources(self._origin(point.tensor)):
             found = self._ranges.get(str(source.name))
