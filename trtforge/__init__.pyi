@@ -35,7 +35,7 @@ from .errors import (
     WorkerError,
 )
 from .hooks import hookimpl
-from .ops import CustomOp, Example, Launch, Shape, Tactic, ceil_div
+from .ops import CustomOp, Example, Launch, Shape, Substitute, Tactic, ceil_div
 from .pointwise import PointwiseOp
 from .quantities import ByteSize, Dims, ShapeRange
 from .runtime.loading import load
@@ -103,6 +103,7 @@ __all__ = [
     "Statistics",
     "Step",
     "StepError",
+    "Substitute",
     "SurgeonPass",
     "Tactic",
     "Target",

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:
+    import onnx_ir as ir
+
     from trtforge.artifacts import Array
 
 Shape = tuple[int, ...]
@@ -51,6 +53,17 @@ class Example:
     """Whether it is of a size worth timing: ``op bench`` takes these, ``op check`` the others."""
     atol: float = 1e-5
     """Absolute tolerance; the default is what float32 loses in sums of thousands of terms."""
+
+
+@dataclass(frozen=True)
+class Substitute:
+    """A custom op that computes what a node of one of ONNX's operators computes."""
+
+    op: CustomOp
+    inputs: tuple[int, ...]
+    """Which of the node's inputs the op takes, in its order."""
+    transposed: bool = False
+    """Whether the node's output, a matrix, is the transpose of the op's."""
 
 
 @dataclass(frozen=True)
@@ -109,6 +122,20 @@ class CustomOp(ABC):
     def names(self) -> Mapping[str, object]:
         """Return what the template sees beside attributes, tactics and types."""
         return {}
+
+    @classmethod
+    def substitute(cls, node: ir.Node) -> Substitute | str | None:
+        """Return how the op may stand for a node of ONNX's own operators.
+
+        Types need no look; that is done for every op.
+
+        Returns:
+            The op and its inputs; or why this node cannot be replaced; None: it is of another
+            operator.
+        """
+        del node
+        of_another_operator: Substitute | str | None = None
+        return of_another_operator
 
     @classmethod
     def examples(cls) -> Sequence[Example]:

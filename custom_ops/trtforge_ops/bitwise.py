@@ -8,10 +8,12 @@ from math import prod
 from typing import Any, ClassVar, Literal
 
 import numpy as np
+import onnx_ir as ir
 
-from trtforge import CustomOp, Example, Launch, Shape, Tactic, ceil_div
+from trtforge import CustomOp, Example, Launch, Shape, Substitute, Tactic, ceil_div
 
 Array = np.ndarray[Any, np.dtype[Any]]
+Operator = Literal["and", "or", "xor"]
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,7 @@ class Bitwise(CustomOp):
         y = Bitwise{{ operator | capitalize }} (a, b)
     """
 
-    operator: Literal["and", "or", "xor"] = "and"
+    operator: Operator = "and"
     """What is done with each pair of bits."""
 
     def shapes(self, *inputs: Shape) -> tuple[Shape, ...]:
@@ -48,6 +50,21 @@ class Bitwise(CustomOp):
         """Ask NumPy."""
         name = {"and": np.bitwise_and, "or": np.bitwise_or, "xor": np.bitwise_xor}[self.operator]
         return (name(*inputs),)
+
+    @classmethod
+    def substitute(cls, node: ir.Node) -> Substitute | str | None:
+        """Stand for ONNX's BitwiseAnd, -Or and -Xor of one shape, or with one number."""
+        operators: dict[str, Operator] = {
+            "BitwiseAnd": "and", "BitwiseOr": "or", "BitwiseXor": "xor",
+        }  # fmt: skip
+        if node.domain or node.op_type not in operators:
+            return None
+        first, second = (None if v is None else v.shape for v in node.inputs)
+        if first is None or second is None or not second.is_static():
+            return "the shapes of its inputs are not known"
+        if first != second and prod(second.numpy()) != 1:
+            return "its inputs are of different shapes"
+        return Substitute(cls(operators[node.op_type]), (0, 1))
 
     @classmethod
     def examples(cls) -> Sequence[Example]:

@@ -8,8 +8,9 @@ from math import prod
 from typing import Any
 
 import numpy as np
+import onnx_ir as ir
 
-from trtforge import CustomOp, Example, Launch, Shape, Tactic
+from trtforge import CustomOp, Example, Launch, Shape, Substitute, Tactic
 from trtforge_ops.select import select_launches, select_workspace
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -52,6 +53,18 @@ class Compress(CustomOp):
     def reference(self, *inputs: Array) -> tuple[Array, ...]:
         """Ask NumPy."""
         return (np.compress(inputs[1], inputs[0], axis=0),)
+
+    @classmethod
+    def substitute(cls, node: ir.Node) -> Substitute | str | None:
+        """Stand for ONNX's Compress along the first axis, or of a vector."""
+        if node.domain or node.op_type != "Compress":
+            return None
+        shape = node.inputs[0].shape if node.inputs and node.inputs[0] is not None else None
+        rank = None if shape is None else len(shape)
+        axis = node.attributes.get_int("axis", None)
+        if (axis is None and rank == 1) or axis == 0 or (rank is not None and axis == -rank):
+            return Substitute(cls(), (0, 1))
+        return "it does not select along the first axis"
 
     @classmethod
     def examples(cls) -> Sequence[Example]:

@@ -8,8 +8,9 @@ from math import prod
 from typing import Any
 
 import numpy as np
+import onnx_ir as ir
 
-from trtforge import CustomOp, Example, Launch, RequestError, Shape, Tactic
+from trtforge import CustomOp, Example, Launch, RequestError, Shape, Substitute, Tactic
 
 Array = np.ndarray[Any, np.dtype[Any]]
 MOST = 64
@@ -56,6 +57,16 @@ class Det(CustomOp):
     def reference(self, *inputs: Array) -> tuple[Array, ...]:
         """Compute in float64, then round."""
         return (np.asarray(np.linalg.det(inputs[0].astype(np.float64))).astype(inputs[0].dtype),)
+
+    @classmethod
+    def substitute(cls, node: ir.Node) -> Substitute | str | None:
+        """Stand for ONNX's Det of matrices that are small enough."""
+        if cls is not Det or node.domain or node.op_type != "Det":
+            return None
+        shape = node.inputs[0].shape if node.inputs[0] is not None else None
+        if shape is None or not isinstance(shape[-1], int) or shape[-1] > MOST:
+            return f"its matrices are not known to have at most {MOST} rows"
+        return Substitute(cls(), (0,))
 
     @classmethod
     def examples(cls) -> Sequence[Example]:

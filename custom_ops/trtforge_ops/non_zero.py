@@ -8,8 +8,9 @@ from math import prod
 from typing import Any
 
 import numpy as np
+import onnx_ir as ir
 
-from trtforge import CustomOp, Example, Launch, Shape, Tactic
+from trtforge import CustomOp, Example, Launch, Shape, Substitute, Tactic
 from trtforge_ops.scatter import lengths
 from trtforge_ops.select import select_launches, select_workspace
 
@@ -52,6 +53,12 @@ class NonZero(CustomOp):
     def reference(self, *inputs: Array) -> tuple[Array, ...]:
         """Ask NumPy."""
         return (np.argwhere(inputs[0]),)
+
+    @classmethod
+    def substitute(cls, node: ir.Node) -> Substitute | str | None:
+        """Stand for ONNX's NonZero, whose result is the transpose of this op's."""
+        is_it = not node.domain and node.op_type == "NonZero"
+        return Substitute(cls(), (0,), transposed=True) if is_it else None
 
     @classmethod
     def examples(cls) -> Sequence[Example]:

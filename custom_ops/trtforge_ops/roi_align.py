@@ -8,8 +8,9 @@ from math import ceil
 from typing import Any, ClassVar, Literal
 
 import numpy as np
+import onnx_ir as ir
 
-from trtforge import CustomOp, Example, Launch, Shape, Tactic
+from trtforge import CustomOp, Example, Launch, Shape, Substitute, Tactic
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Neighbours = tuple[Array, Array]
@@ -74,6 +75,14 @@ class RoiAlign(CustomOp):
             if down[0].shape[1] and across[0].shape[1]:
                 out[...] = self._pool(x[image].astype(np.float64), down, across)
         return (y.astype(x.dtype),)
+
+    @classmethod
+    def substitute(cls, node: ir.Node) -> Substitute | str | None:
+        """Stand for ONNX's RoiAlign, with its attributes."""
+        if node.domain or node.op_type != "RoiAlign":
+            return None
+        given = {name: attribute.value for name, attribute in node.attributes.items()}
+        return Substitute(cls(**given), (0, 1, 2))
 
     @classmethod
     def examples(cls) -> Sequence[Example]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -14,6 +14,11 @@ MOST_AXES = 8
 COMBINE: dict[str, np.ufunc] = {
     "add": np.add, "mul": np.multiply, "max": np.maximum, "min": np.minimum,
 }  # fmt: skip
+
+
+def as_reduction(name: str) -> Reduction | None:
+    """Return the reduction of this name; None: there is none."""
+    return next((known for known in get_args(Reduction) if known == name), None)
 
 
 def lengths(shape: tuple[int, ...]) -> tuple[int, ...]:

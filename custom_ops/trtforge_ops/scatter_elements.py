@@ -8,9 +8,10 @@ from math import prod
 from typing import Any
 
 import numpy as np
+import onnx_ir as ir
 
-from trtforge import CustomOp, Example, Launch, Shape, Tactic, ceil_div
-from trtforge_ops.scatter import BLOCK, MOST_AXES, Reduction, combined, lengths
+from trtforge import CustomOp, Example, Launch, Shape, Substitute, Tactic, ceil_div
+from trtforge_ops.scatter import BLOCK, MOST_AXES, Reduction, as_reduction, combined, lengths
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -63,6 +64,16 @@ class ScatterElements(CustomOp):
         places: list[Array] = list(np.indices(indices.shape))
         places[self.axis] = indices
         return (combined(data, tuple(places), updates, self.reduction),)
+
+    @classmethod
+    def substitute(cls, node: ir.Node) -> Substitute | str | None:
+        """Stand for ONNX's ScatterElements with a reduction; TensorRT has it without."""
+        if node.domain or node.op_type != "ScatterElements":
+            return None
+        reduction = as_reduction(node.attributes.get_string("reduction", "none"))
+        if reduction is None:
+            return "it has no reduction"
+        return Substitute(cls(node.attributes.get_int("axis", 0), reduction), (0, 1, 2))
 
     @classmethod
     def examples(cls) -> Sequence[Example]:

@@ -8,9 +8,10 @@ from math import prod
 from typing import Any
 
 import numpy as np
+import onnx_ir as ir
 
-from trtforge import CustomOp, Example, Launch, Shape, Tactic, ceil_div
-from trtforge_ops.scatter import BLOCK, Reduction, combined, lengths
+from trtforge import CustomOp, Example, Launch, Shape, Substitute, Tactic, ceil_div
+from trtforge_ops.scatter import BLOCK, Reduction, as_reduction, combined, lengths
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -60,6 +61,16 @@ class ScatterND(CustomOp):
         data, indices, updates = inputs
         places = tuple(np.moveaxis(indices, -1, 0))
         return (combined(data, places, updates, self.reduction),)
+
+    @classmethod
+    def substitute(cls, node: ir.Node) -> Substitute | str | None:
+        """Stand for ONNX's ScatterND with a reduction; TensorRT has it without."""
+        if node.domain or node.op_type != "ScatterND":
+            return None
+        reduction = as_reduction(node.attributes.get_string("reduction", "none"))
+        if reduction is None:
+            return "it has no reduction"
+        return Substitute(cls(reduction), (0, 1, 2))
 
     @classmethod
     def examples(cls) -> Sequence[Example]:

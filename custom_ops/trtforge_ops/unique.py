@@ -8,8 +8,9 @@ from math import prod
 from typing import Any
 
 import numpy as np
+import onnx_ir as ir
 
-from trtforge import CustomOp, Example, Launch, Shape, Tactic, ceil_div
+from trtforge import CustomOp, Example, Launch, Shape, Substitute, Tactic, ceil_div
 from trtforge_ops.select import CHUNK
 from trtforge_ops.sorting import BLOCK, padded, sort_launches
 
@@ -67,6 +68,17 @@ class Unique(CustomOp):
             flat, return_index=True, return_inverse=True, return_counts=True, equal_nan=False
         )
         return (found[0], *(part.astype(np.int64) for part in found[1:]))
+
+    @classmethod
+    def substitute(cls, node: ir.Node) -> Substitute | str | None:
+        """Stand for ONNX's Unique without an axis, sorted."""
+        if node.domain or node.op_type != "Unique":
+            return None
+        if "axis" in node.attributes:
+            return "it has an axis"
+        if not node.attributes.get_int("sorted", 1):
+            return "its values are to stay in their order"
+        return Substitute(cls(), (0,))
 
     @classmethod
     def examples(cls) -> Sequence[Example]:

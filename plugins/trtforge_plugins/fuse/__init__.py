@@ -5,5 +5,13 @@ from trtforge_plugins.fuse.gated_activation import FuseGatedActivation
 from trtforge_plugins.fuse.group_norm import FuseGroupNorm
 from trtforge_plugins.fuse.layer_norm import FuseLayerNorm
 from trtforge_plugins.fuse.rms_norm import FuseRMSNorm
+from trtforge_plugins.fuse.use_custom_ops import UseCustomOps
 
-__all__ = ["FuseBiasGelu", "FuseGatedActivation", "FuseGroupNorm", "FuseLayerNorm", "FuseRMSNorm"]
+__all__ = [
+    "FuseBiasGelu",
+    "FuseGatedActivation",
+    "FuseGroupNorm",
+    "FuseLayerNorm",
+    "FuseRMSNorm",
+    "UseCustomOps",
+]

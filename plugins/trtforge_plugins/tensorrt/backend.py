@@ -201,7 +201,10 @@ class TensorRT(Backend):
         return Diagnosis(
             model=ctx.request.source,
             backend=f"{library.flavor} {library.version}",
-            findings=(*findings(model, ctx.request.targets, parse), *lint(model, ctx.request)),
+            findings=(
+                *findings(model, ctx.request.targets, parse, ctx.ops),
+                *lint(model, ctx.request),
+            ),
         )
 
     def reproduction(self, model: ir.Model, file: str, request: Request) -> str:

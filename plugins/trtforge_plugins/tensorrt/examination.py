@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import onnx_ir as ir
 
-from trtforge import BuildError, RequestError, Target, TrtforgeError
+from trtforge import BuildError, CustomOp, RequestError, Substitute, Target, TrtforgeError
 from trtforge.diagnosis import Finding
+from trtforge.graph import nodes
 from trtforge.worker import WorkerFailure
 from trtforge_plugins.convert.freeze_inputs import wanted_constants
+from trtforge_plugins.fuse.substitutes import find_substitute
 from trtforge_plugins.tensorrt.known_failures import causes, evidence
 from trtforge_plugins.tensorrt.model_checks import check_types, prepared
 
@@ -55,13 +58,19 @@ CODES = {
 """What an examination finds beside what the rules explain: title, cause and remedies by code."""
 
 
-def findings(model: ir.Model, targets: Sequence[Target], parse: Parse) -> Iterator[Finding]:
+def findings(
+    model: ir.Model,
+    targets: Sequence[Target],
+    parse: Parse,
+    ops: Mapping[str, type[CustomOp]] = MappingProxyType({}),
+) -> Iterator[Finding]:
     """Yield every reason for which TensorRT refuses ``model``; a crash of its parser is one.
 
     Args:
         model: Stays as it is.
         targets: GPUs whose types the model must keep to.
         parse: Asks TensorRT.
+        ops: Custom ops, which may take the place of refused nodes.
     """
     try:
         ready = prepared(model)
@@ -77,10 +86,14 @@ def findings(model: ir.Model, targets: Sequence[Target], parse: Parse) -> Iterat
     except WorkerFailure as error:
         yield _of_model(f"parser-{error.cause.value}", error)
         return
+    told: dict[Finding, None] = {}
     freezable = _freezable(ready) if refused else {}
-    yield from dict.fromkeys(
-        _of_node(each, freezable.get((each["node"], each["op"]), {})) for each in refused
-    )
+    replaceable = _replaceable(model, refused, ops) if refused else {}
+    for each in refused:
+        place = (each["node"], each["op"])
+        first = (*_freezing(freezable.get(place, {})), *_replacing(replaceable.get(place, "")))
+        told[_of_node(each, first)] = None
+    yield from told
 
 
 def _freezable(model: ir.Model) -> dict[tuple[str, str], dict[str, str]]:
@@ -96,7 +109,28 @@ def _freezable(model: ir.Model) -> dict[tuple[str, str], dict[str, str]]:
     return found
 
 
-def _of_node(refused: Mapping[str, Any], freezable: Mapping[str, str]) -> Finding:
+def _replaceable(
+    model: ir.Model, refused: Sequence[Mapping[str, Any]], ops: Mapping[str, type[CustomOp]]
+) -> dict[tuple[str, str], str]:
+    """Return, by name and operator of a node, the custom op that may take its place."""
+    places = {(each["node"], each["op"]) for each in refused}
+    found = {}
+    for node in nodes(model):
+        place = (node.name or "", node.op_type)
+        substitute = find_substitute(model, node, ops.values()) if place in places else ""
+        if isinstance(substitute, Substitute):
+            found[place] = substitute.op.name
+    return found
+
+
+def _replacing(op: str) -> tuple[str, ...]:
+    if not op:
+        return ()
+    step = f"`use-custom-ops: {{ops: [{op!r}]}}`"
+    return (f"let the custom op {op} compute it: the step {step} before the build",)
+
+
+def _of_node(refused: Mapping[str, Any], first: Sequence[str]) -> Finding:
     known = next(iter(causes([refused["text"]])), None)
     operator = refused["op"] or "an operator"
     return Finding(
@@ -105,7 +139,7 @@ def _of_node(refused: Mapping[str, Any], freezable: Mapping[str, str]) -> Findin
         op=refused["op"],
         cause=known.rule.cause.format(op=operator) if known else refused["text"],
         evidence=evidence(refused),
-        remedies=(*_freezing(freezable), *(known.rule.remedies if known else CODES["refused"][2])),
+        remedies=(*first, *(known.rule.remedies if known else CODES["refused"][2])),
     )
 
 

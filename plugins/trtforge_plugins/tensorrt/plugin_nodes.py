@@ -12,6 +12,7 @@ from trtforge.graph import label, nodes
 from trtforge.kernels import compile_kernel
 from trtforge.op_attributes import FIELD, PLUGIN_VERSION, plugin_name, read_written, write_op
 from trtforge.op_function import read_op
+from trtforge_plugins.tensorrt.plugin_outputs import read_counted, why_not_read
 from trtforge_plugins.tensorrt.quick_plugin import why_not
 
 KINDS = ("custom_layer", "PluginV3", "plugin")
@@ -123,6 +124,8 @@ def _why_not(
     }
     if len(node.inputs) != len(kind.inputs) or None in node.inputs:
         return "an input of it is left out"
+    if why_not_read(node, kind):
+        return why_not_read(node, kind)
     if len(types) != 1:
         return "the type of its inputs is not known; put infer-shapes first"
     dtype = types.pop()
@@ -158,8 +161,10 @@ def _swap(node: ir.Node, kind: type[CustomOp], ops: Mapping[str, type[CustomOp]]
         node.attributes.add(ir.AttrString(name, text))
     node.op_type, node.overload = plugin_name(kind), ""
     node.resize_outputs(len(kind.outputs) + len(kind.counted))
-    for value, port in zip(node.outputs[len(kind.outputs) :], kind.count_ports(), strict=True):
-        value.name = f"{node.name}_{port.name}"  # the parser wants all outputs of the plugin
+    ports = (*kind.output_ports(), *kind.count_ports())
+    for value, port in zip(node.outputs, ports, strict=True):  # the parser wants all of them
+        value.name = value.name or f"{node.name}_{port.name}"
+    read_counted(node, kind)
     return node.name
 
 
