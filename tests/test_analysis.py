@@ -251,7 +251,9 @@ def test_profile_of_an_engine(engine):
         "Predicted  for A10 (sm_86) by published rates; nothing was measured"
     )
     assert "4,089,184,256 MACs" in lines[1]
-    assert len(lines[lines.index("") + 1 :]) == 4  # a head and three rows
+    table = lines[lines.index("") + 1 :]
+    assert table[4] == ""  # behind a head and three rows: the advice
+    assert table[5].startswith("launch-bound  ")
     facts = done("profile", str(engine), "--json").json
     assert facts["measured"] is None
     assert facts["predicted"]["device"]["name"] == "L4"

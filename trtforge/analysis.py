@@ -45,6 +45,8 @@ class NodeCost(Artifact):
     """The line of Python that it comes from: ``model.py:52``."""
     layers: tuple[int, ...] = ()
     """Positions of the engine layers that compute it; empty: folded, or there is no engine."""
+    product: tuple[int, ...] = ()
+    """Of a matrix product: the dimension that is summed, and that of the result's rows."""
 
 
 @dataclass(frozen=True)
@@ -99,3 +101,34 @@ class Prediction(Artifact):
     """Layers (nodes, without an engine) that start work on the GPU."""
     notes: tuple[str, ...] = ()
     """What could not be counted."""
+
+
+@dataclass(frozen=True)
+class Hint(Artifact):
+    """One thing that would make an engine faster or smaller."""
+
+    code: str
+    """Stable word for this kind of advice."""
+    cause: str
+    """One sentence."""
+    evidence: str
+    """The numbers that were found."""
+    remedy: str
+    """What to do."""
+    change: str
+    """What to change in the recipe."""
+    milliseconds: float
+    """What can be won at most, in one run; 0: not known."""
+    layers: tuple[str, ...] = ()
+    """The engine layers that it is about."""
+    nodes: tuple[str, ...] = ()
+    """The ONNX nodes behind them."""
+
+
+@dataclass(frozen=True)
+class Advice(Artifact):
+    """What would make an engine faster or smaller, the largest gain first."""
+
+    hints: tuple[Hint, ...]
+    basis: Literal["measured", "predicted"]
+    """What the times are."""

@@ -12,7 +12,9 @@ if TYPE_CHECKING:
     from trtforge.subject import Subject
 
 Row = tuple[str, ...]
-LAYER_COLUMNS = (
+Table = tuple[Row, list[Row]]
+"""The names of the columns, and the rows."""
+_LAYER_COLUMNS = (
     "measured",
     "floor",
     "share",
@@ -24,7 +26,7 @@ LAYER_COLUMNS = (
     "nodes",
     "modules",
 )
-NODE_COLUMNS = ("measured", "MACs", "bytes", "MACs/byte", "node", "operator", "module")
+_NODE_COLUMNS = ("measured", "MACs", "bytes", "MACs/byte", "node", "operator", "module")
 _SHOWN = 3
 
 
@@ -68,6 +70,17 @@ def _measured_lines(subject: Subject) -> Iterator[str]:
         yield f"Reached    {percent(floor / times.median_ms)} of what the GPU could at most"
 
 
+def advice_lines(subject: Subject) -> Iterator[str]:
+    """Yield what would make the engine faster or smaller, and the change of the recipe."""
+    for hint in subject.advice.hints:
+        gain = f"at most {duration(hint.milliseconds)} ({subject.advice.basis}): "
+        yield ""
+        yield f"{hint.code}  {gain if hint.milliseconds else ''}{hint.cause}"
+        yield f"    Found: {hint.evidence}"
+        yield f"    To do: {hint.remedy}"
+        yield f"    Recipe: {hint.change}"
+
+
 def _origins(found: Prediction) -> str:
     counts = {"named": 0, "inferred": 0, "tensorrt": 0}
     for layer in found.layers:
@@ -78,7 +91,16 @@ def _origins(found: Prediction) -> str:
     )
 
 
-def layer_rows(subject: Subject, top: int) -> Iterator[Row]:
+def table(subject: Subject, top: int) -> Table:
+    """Return the ``top`` layers, or nodes where there is no engine, that take longest."""
+    by_layer = bool(subject.prediction.layers)
+    columns = _LAYER_COLUMNS if by_layer else _NODE_COLUMNS
+    rows = list((_layer_rows if by_layer else _node_rows)(subject, top))
+    unmeasured = not subject.layer_times()
+    return columns[int(unmeasured) :], [row[int(unmeasured) :] for row in rows]
+
+
+def _layer_rows(subject: Subject, top: int) -> Iterator[Row]:
     """Yield the layers that take longest first: by measured times, where there are some."""
     found, times = subject.prediction, subject.layer_times()
 
@@ -113,7 +135,7 @@ def _few(names: Sequence[str]) -> str:
     return f"{shown} and {more} more" if more > 0 else shown
 
 
-def node_rows(subject: Subject, top: int) -> Iterator[Row]:
+def _node_rows(subject: Subject, top: int) -> Iterator[Row]:
     """Yield the nodes that take longest first, then those with most work, that move most."""
     times = subject.layer_times()
 

@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from trtforge.analysis import Prediction
+from trtforge.analysis import Advice, Prediction
 from trtforge.artifacts import (
     CastTo,
     Comparison,
@@ -149,6 +149,7 @@ class Report:
     sensitivity: Sensitivity | None = None
     """What the search for the nodes to keep in high precision measured."""
     timings: Timings | None = None
+    advice: Advice | None = None
     prediction: Prediction | None = None
     """What the engine must cost at least, by counting, and the nodes behind each layer."""
     graph: GraphSummary | None = None
@@ -253,6 +254,7 @@ def make_report(  # noqa: PLR0913  # what only the runner knows; all else is in 
         statistics=summarize_statistics(ctx),
         sensitivity=ctx.find(Sensitivity),
         timings=ctx.find(Timings),
+        advice=ctx.find(Advice),
         prediction=ctx.find(Prediction),
         graph=summarize_graph(ctx.model) if given else None,
         figures=dict(figures.values) if figures else {},

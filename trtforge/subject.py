@@ -7,7 +7,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from trtforge.analysis import Prediction
+from trtforge.analysis import Advice, Prediction
 from trtforge.artifacts import Engine, EngineLayers, Timings
 from trtforge.errors import EnvironmentLacks, RequestError
 from trtforge.evidence import MODEL, read_report
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 DUMP = ".layers.txt"
 _ENGINES = (".engine", ".plan", ".trt")
 _DUMPS = (".txt", ".json")
+NO_ADVICE = Advice((), "predicted")
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,7 @@ class Subject:
     engine: Engine | None = None
     timings: Timings | None = None
     """Measured times, where there are some."""
+    advice: Advice = NO_ADVICE
 
     def layer_times(self) -> dict[str, float]:
         """Return the measured milliseconds of each layer or node; those of one name are added."""
@@ -88,7 +90,10 @@ def open_subject(  # noqa: PLR0913  # what to look at, and what is known of it
             host.run_step(bind(_giver(host, EngineLayers), {}, "layers"), ctx)
         host.run_step(bind(_giver(host, Prediction), {"device": device}, "--device"), ctx)
         timings = _timings(times, report, engine)
-        return Subject(str(source), ctx.get(Prediction), engine, timings)
+        if timings is not None:
+            ctx.put(timings)
+        host.run_step(bind(_giver(host, Advice), {}, "advice"), ctx)
+        return Subject(str(source), ctx.get(Prediction), engine, timings, ctx.get(Advice))
 
 
 def _timings(files: Sequence[Path], report: Report | None, engine: Engine | None) -> Timings | None:

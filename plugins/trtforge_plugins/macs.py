@@ -55,7 +55,11 @@ def heavy_nodes(
     Raises:
         StepError: a shape contradicts the model's.
     """
-    bound = bind_shapes(model, shapes or {})
+    return count_nodes(bind_shapes(model, shapes or {}))
+
+
+def count_nodes(bound: ir.Model) -> tuple[HeavyNode, ...]:
+    """Return the same of a model whose shapes are bound already; the nodes are its own."""
     heavy_functions = _heavy_functions(bound)
     found = []
     for graph in (bound.graph, *bound.graph.subgraphs()):

@@ -57,13 +57,7 @@ def profile(
     Arithmetic, memory traffic and launches of each layer and node are counted; no GPU is needed.
     """
     from trtforge.cli.runs import shape_option
-    from trtforge.profile_text import (
-        LAYER_COLUMNS,
-        NODE_COLUMNS,
-        layer_rows,
-        node_rows,
-        summary_lines,
-    )
+    from trtforge.profile_text import advice_lines, summary_lines, table
     from trtforge.quantities import ShapeRange
     from trtforge.subject import open_subject
 
@@ -76,15 +70,15 @@ def profile(
     found = subject.prediction
     if as_json:
         timings = asdict(subject.timings) if subject.timings else None
-        say_json({"predicted": asdict(found), "measured": timings})
+        advice = asdict(subject.advice)
+        say_json({"predicted": asdict(found), "measured": timings, "advice": advice})
         return
     for line in summary_lines(subject):
         say(line)
     say()
-    if found.layers:
-        _say_rows(LAYER_COLUMNS, layer_rows(subject, top))
-    else:
-        _say_rows(NODE_COLUMNS, node_rows(subject, top))
+    _say_rows(*table(subject, top))
+    for line in advice_lines(subject):
+        say(line)
 
 
 def diff(

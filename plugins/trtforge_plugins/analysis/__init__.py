@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from trtforge_plugins.analysis.advise import Advise
 from trtforge_plugins.analysis.predict import Predict
 
-__all__ = ["Predict"]
+__all__ = ["Advise", "Predict"]

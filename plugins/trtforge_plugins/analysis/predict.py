@@ -15,9 +15,15 @@ from trtforge_plugins.analysis.devices import find_device, rate
 from trtforge_plugins.analysis.layer_map import Place, map_layers
 from trtforge_plugins.analysis.movement import only_moves, only_quantizes
 from trtforge_plugins.analysis.provenance import module_of, source_of
-from trtforge_plugins.analysis.sizes import layer_size, node_bytes, tensor_size, value_bytes
+from trtforge_plugins.analysis.sizes import (
+    layer_size,
+    node_bytes,
+    shape_of,
+    tensor_size,
+    value_bytes,
+)
 from trtforge_plugins.computing_type import Evidence, computing_types, evidence
-from trtforge_plugins.macs import HeavyNode, bind_shapes, heavy_nodes
+from trtforge_plugins.macs import HeavyNode, bind_shapes, count_nodes
 from trtforge_plugins.running_type import Finding, find_types, onnx_dtype
 
 _NO_LAUNCH = frozenset({"signal", "wait", "shape_call", "reshape", "cjmp", "noop"})
@@ -72,10 +78,8 @@ def predict(
         shapes: Shape of each input that has open dimensions.
     """
     bound = bind_shapes(model, shapes or {})
-    heavy = heavy_nodes(bound)
-    # heavy_nodes() binds a copy of its own; its nodes stand in the same order as ours.
-    twins = dict(zip(_all_nodes(heavy), _own_nodes(bound, heavy), strict=True))
-    counted = {twins[one.node]: one for one in heavy}
+    heavy = count_nodes(bound)
+    counted = {one.node: one for one in heavy}
     places = map_layers(bound, layers)
     found = find_types(list(counted), layers) if layers and counted else {}
     layer_costs = tuple(_layer_costs(layers, places, counted, found, device))
@@ -93,20 +97,6 @@ def predict(
         launches=_launches(bound, layers),
         notes=tuple(_notes(heavy, layer_costs, node_costs, device)),
     )
-
-
-def _all_nodes(heavy: Iterable[HeavyNode]) -> list[ir.Node]:
-    return [one.node for one in heavy]
-
-
-def _own_nodes(bound: ir.Model, heavy: Sequence[HeavyNode]) -> list[ir.Node]:
-    by_output = {
-        value.name: node
-        for graph in (bound.graph, *bound.graph.subgraphs())
-        for node in graph
-        for value in node.outputs
-    }
-    return [by_output[one.node.outputs[0].name] for one in heavy]
 
 
 def _layer_costs(
@@ -199,7 +189,19 @@ def _node_costs(
             module=module_of(node),
             source=source_of(node),
             layers=tuple(layers.get(node, ())),
+            product=_product(node),
         )
+
+
+def _product(node: ir.Node) -> tuple[int, ...]:
+    """Return the summed and the last dimension of a matrix product."""
+    if not is_op(node, "MatMul", "Gemm"):
+        return ()
+    left, out = shape_of(node.inputs[0]), shape_of(node.outputs[0])
+    if not left or not out:
+        return ()
+    turned = node.attributes.get("transA") if is_op(node, "Gemm") else None
+    return left[-2 if turned is not None and turned.as_int() else -1], out[-1]
 
 
 def _node_floor(node: ir.Node, counted: Mapping[ir.Node, HeavyNode], device: Device) -> float:
