@@ -5,6 +5,7 @@ from trtforge_plugins.fuse.gated_activation import FuseGatedActivation
 from trtforge_plugins.fuse.group_norm import FuseGroupNorm
 from trtforge_plugins.fuse.layer_norm import FuseLayerNorm
 from trtforge_plugins.fuse.rms_norm import FuseRMSNorm
+from trtforge_plugins.fuse.rotary_embedding import FuseRotaryEmbedding
 from trtforge_plugins.fuse.use_custom_ops import UseCustomOps
 
 __all__ = [
@@ -13,5 +14,6 @@ __all__ = [
     "FuseGroupNorm",
     "FuseLayerNorm",
     "FuseRMSNorm",
+    "FuseRotaryEmbedding",
     "UseCustomOps",
 ]
