@@ -1,5 +1,7 @@
 """Bundles: what goes in comes out, and nothing that was changed is believed."""
 
+import errno
+import io
 import json
 import os
 import shutil
@@ -17,6 +19,7 @@ from hypothesis import strategies as st
 from trtforge import demo
 from trtforge.api import run
 from trtforge.bundle.contents import of_runs
+from trtforge.bundle.copying import CHUNK, copy_and_hash
 from trtforge.bundle.manifest import MANIFEST, SIGNATURE, manifest_schema, read_manifest
 from trtforge.bundle.storage import Bundle
 from trtforge.bundle.writer import write
@@ -340,6 +343,56 @@ def test_a_file_without_a_key_is_a_wrong_request(tmp_path):
     with pytest.raises(RequestError, match="holds no key"):
         packed(tmp_path, key=tmp_path / "no.pem")
     assert not (tmp_path / "b").exists()
+
+
+# Copying.
+
+
+class WriteOnly(io.BytesIO):
+    """As an entry of a zip file is."""
+
+    def fileno(self):
+        raise io.UnsupportedOperation
+
+    def readable(self):
+        return False
+
+
+@pytest.mark.parametrize("size", [0, 1, 4095, 5_000_000, 2 * CHUNK, 2 * CHUNK + 1])
+def test_a_copy_is_the_same_and_its_hash_right(size, tmp_path):
+    data = os.urandom(size)
+    (tmp_path / "a").write_bytes(data)
+    expected = (size, blake3(data).hexdigest())
+    with (tmp_path / "a").open("rb") as source, (tmp_path / "b").open("x+b") as target:
+        assert copy_and_hash(source, target) == expected
+    assert (tmp_path / "b").read_bytes() == data
+    with (tmp_path / "a").open("rb") as source:
+        target = WriteOnly()
+        assert copy_and_hash(source, target) == expected
+        assert target.getvalue() == data
+
+
+def test_file_systems_that_do_not_copy_by_themselves(tmp_path, monkeypatch):
+    def cannot(*_):
+        raise OSError(errno.EOPNOTSUPP, "no")
+
+    monkeypatch.setattr(os, "copy_file_range", cannot)
+    data = os.urandom(CHUNK + 5)
+    (tmp_path / "a").write_bytes(data)
+    with (tmp_path / "a").open("rb") as source, (tmp_path / "b").open("x+b") as target:
+        assert copy_and_hash(source, target) == (len(data), blake3(data).hexdigest())
+    assert (tmp_path / "b").read_bytes() == data
+
+
+def test_a_source_that_becomes_shorter_ends_the_copy(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "copy_file_range", lambda *_: 0)
+    (tmp_path / "a").write_bytes(b"content")
+    with (
+        (tmp_path / "a").open("rb") as source,
+        (tmp_path / "b").open("x+b") as target,
+        pytest.raises(OSError, match="became shorter"),
+    ):
+        copy_and_hash(source, target)
 
 
 # Writing: whole, or not at all.

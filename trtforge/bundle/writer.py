@@ -7,7 +7,6 @@ of it has reached the disk. Engines of equal content are stored once.
 from __future__ import annotations
 
 import json
-import mmap
 import os
 import re
 import secrets
@@ -25,6 +24,7 @@ from blake3 import blake3
 from trtforge.artifacts import Engine, Ranges
 from trtforge.bundle import signature
 from trtforge.bundle.contents import Contents
+from trtforge.bundle.copying import copy_and_hash
 from trtforge.bundle.manifest import (
     MANIFEST,
     SIGNATURE,
@@ -169,25 +169,6 @@ class _Writer:
         return self._add(source, f"licenses/{name}")
 
 
-def copy_and_hash(source: IO[bytes], target: IO[bytes]) -> tuple[int, str]:
-    """Copy a file and return its size and BLAKE3 hash.
-
-    The file is mapped, so that the hash is of the very bytes that are written, and each piece is
-    still in the processor's cache when it is written.
-    """
-    content, size = blake3(), os.fstat(source.fileno()).st_size
-    if size:
-        with (
-            mmap.mmap(source.fileno(), size, access=mmap.ACCESS_READ) as mapped,
-            memoryview(mapped) as data,
-        ):
-            for start in range(0, size, CHUNK):
-                with data[start : start + CHUNK] as piece:
-                    content.update(piece)
-                    target.write(piece)
-    return size, content.hexdigest()
-
-
 @contextmanager
 def _folder(target: Path) -> Iterator[Open]:
     scratch = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
@@ -195,7 +176,7 @@ def _folder(target: Path) -> Iterator[Open]:
     def new_file(path: str) -> IO[bytes]:
         place = scratch / path
         place.parent.mkdir(parents=True, exist_ok=True)
-        return place.open("xb")
+        return place.open("x+b")
 
     try:
         scratch.mkdir()
