@@ -28,14 +28,17 @@ from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from textwrap import fill
-from typing import Any
+from typing import Any, Literal
 
 import calibration
 import numpy as np
+from trtforge_plugins.clean import UpgradeOpset
 from trtforge_plugins.macs import heavy_nodes, total_macs
 from trtforge_plugins.precision import (
     CalibrateEntropy,
+    CalibrateMax,
     CalibrateMse,
+    CalibratePercentile,
     CorrectBias,
     InsertQDQ,
     JoinProducts,
@@ -74,6 +77,7 @@ class Case:
     name: str
     steps: tuple[Step, ...]
     attention: bool = False
+    dtype: Literal["int8", "float8e4m3fn"] = "int8"
     require: Requirements | None = None
 
 
@@ -84,11 +88,16 @@ REFINED: dict[str, tuple[Step, ...]] = {
     "round-weights": (RoundWeights(provider=CPU),),
     "round-weights, correct-bias": (RoundWeights(provider=CPU), CorrectBias(provider=CPU)),
 }
+FP8 = tuple(
+    Case(f"FP8, {step.name}", (UpgradeOpset(to=19), step), dtype="float8e4m3fn")
+    for step in (CalibrateMax(provider=CPU), CalibratePercentile(provider=CPU), *PLAIN)
+)
 ALL: dict[str, tuple[Case, ...]] = {
     "digits": (
         Case("calibrate-mse", PLAIN),
         Case("calibrate-entropy", (CalibrateEntropy(provider=CPU),)),
         *(Case(f"calibrate-mse, {name}", (*PLAIN, *steps)) for name, steps in REFINED.items()),
+        *FP8,
     ),
     "minilm": (
         Case("calibrate-mse", PLAIN),
@@ -98,10 +107,12 @@ ALL: dict[str, tuple[Case, ...]] = {
             Case(f"smooth-quant, calibrate-mse, {name}", (*SMOOTH, *steps))
             for name, steps in REFINED.items()
         ),
+        *FP8,
     ),
     "resnet50": (
         Case("calibrate-mse", PLAIN),
         *(Case(f"calibrate-mse, {name}", (*PLAIN, *steps)) for name, steps in REFINED.items()),
+        *FP8,
     ),
 }
 """Everything in INT8."""
@@ -142,7 +153,7 @@ def quantize(case: Case, folder: Path, size: int) -> tuple[Context, float]:
         SearchPrecision(attention=case.attention, provider=CPU).run(ctx)
     shapes = {name: array.shape for name, array in ctx.get(Batches).feeds[0].items()}
     heavy = heavy_nodes(ctx.model, shapes)
-    InsertQDQ(attention=case.attention).run(ctx)
+    InsertQDQ(dtype=case.dtype, attention=case.attention).run(ctx)
     done = set(ctx.get(Quantized).nodes)
     share = sum(node.macs or 0 for node in heavy if node.name in done) / total_macs(heavy)
     model_file.save(ctx.model, folder / "quantized.onnx")

@@ -1,14 +1,15 @@
 """How many engine layers quantized models have, and where TensorRT-RTX fuses a requantization.
 
-    python benchmarks/quantized_layers.py [--pairs | --models]
+    python benchmarks/quantized_layers.py [--pairs | --models | --recipes]
 
-Two parts, both without a GPU:
+Three parts, all without a GPU:
 
 - ``pairs``: two convolutions, or two matrix products, with a Q/DQ pair between them, in every
   combination of what could matter. Counted: how many of them have a separate layer that quantizes
   in between, and how many give 8-bit numbers right away.
 - ``models``: ResNet-50 (1x3x224x224) and BERT-base (sequence of 128) by recipe-like steps: layers,
   and the share of multiply-accumulates that ``prove-precision`` shows in the type.
+- ``recipes``: BERT-base by the recipes that ship, as ``trtforge run`` runs them: the same figures.
 
 Result: ``results/quantized_layers.json``. Takes about five minutes on two cores.
 """
@@ -38,6 +39,7 @@ from trtforge_plugins.precision.placement import points_to_measure
 from trtforge_plugins.prove_precision import ProvePrecision
 from trtforge_plugins.tensorrt import TensorRT
 
+import trtforge
 from trtforge import Context, EngineLayers, Pass, Range, Ranges, Request
 from trtforge.targets import read_target
 
@@ -176,6 +178,7 @@ def _shown(key: str, value: Any) -> str:
     return f"{key}: {np.dtype(value).name if isinstance(value, type) else value}"
 
 
+RECIPES = ("fp16", "int8", "fp8")
 MODELS: dict[str, tuple[str, list[Pass], str, int | None]] = {
     "ResNet-50 float16": ("resnet50", [], "sm_89", None),
     "ResNet-50 int8": ("resnet50", [InsertQDQ()], "sm_89", None),
@@ -221,6 +224,33 @@ def measure_models(folder: Path) -> dict[str, Any]:
     return found
 
 
+def measure_recipes(folder: Path) -> dict[str, Any]:
+    """Run the recipes that ship on BERT-base with random weights and read their reports."""
+    sys.path.insert(0, str(ROOT.parent / "tests"))
+    import models
+
+    base = models.BertSize(12, 768, 12, 3072, 30522, 512)
+    onnx.save(models.bert(base, sequence=128), folder / "bert.onnx")
+    feed = models.bert_feed(4, 128, 30522)
+    np.savez(folder / "data.npz", **feed)
+    found = {}
+    for name in RECIPES:
+        done = trtforge.run(
+            name, folder / "bert.onnx", out=folder / name, targets=["sm_89"],
+            shapes=dict.fromkeys(feed, "1x128:1x128:1x128"), use_cache=False,
+            settings=[f"load-data.path={folder / 'data.npz'}"] if name != "fp16" else (),
+        )  # fmt: skip
+        if done.proof is None:
+            raise RuntimeError(f"the recipe {name} proves nothing")
+        found[f"BERT-base recipe {name}"] = {
+            "layers": done.layers,
+            "shares": {each.dtype: round(each.share, 4) for each in done.proof.shares},
+            "as asked": done.proof.holds,
+        }
+        print(name, found[f"BERT-base recipe {name}"], flush=True)
+    return found
+
+
 def _summary(ctx: Context) -> dict[str, Any]:
     from trtforge import PrecisionProof
 
@@ -238,17 +268,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--pairs", action="store_true")
     parser.add_argument("--models", action="store_true")
+    parser.add_argument("--recipes", action="store_true")
     chosen = parser.parse_args()
-    both = chosen.pairs == chosen.models
+    every = not (chosen.pairs or chosen.models or chosen.recipes)
     path = ROOT / "results" / "quantized_layers.json"
     result = json.loads(path.read_text()) if path.exists() else {}
-    result["date"] = datetime.now(UTC).isoformat(timespec="seconds")
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    if not chosen.recipes:
+        result["date"] = now
     result["tensorrt-rtx"] = version("tensorrt-rtx")
     with tempfile.TemporaryDirectory() as folder:
-        if both or chosen.pairs:
+        if every or chosen.pairs:
             result["pairs"] = measure_pairs(Path(folder))
-        if both or chosen.models:
+        if every or chosen.models:
             result["models"] = measure_models(Path(folder))
+        if every or chosen.recipes:
+            result["recipes"] = measure_recipes(Path(folder)) | {"date": now}
     path.write_text(json.dumps(result, indent=1) + "\n")
 
 

@@ -1,5 +1,10 @@
 """Every recipe that ships runs, on a trained model with real images, and proves its precision."""
 
+from pathlib import Path
+
+import models
+import numpy as np
+import onnx
 import pytest
 
 import trtforge
@@ -31,6 +36,49 @@ def test_it_builds_what_it_promises(name, tmp_path):
     assert set(done.engine.targets) == targets
     assert sum(part.share for part in done.proof.shares if part.dtype == dtype) > 0.99
     assert done.proof.holds
+
+
+def transformer(folder: Path) -> tuple[Path, list[str], dict[str, str]]:
+    """Write a small BERT and random sentences; return both and the shapes."""
+    onnx.save(models.bert(sequence=32), folder / "model.onnx")
+    feed = models.bert_feed(32, 32, 128)
+    np.savez(folder / "data.npz", **feed)
+    shapes = dict.fromkeys(feed, "2x32:2x32:2x32")
+    return folder / "model.onnx", [f"load-data.path={folder / 'data.npz'}"], shapes
+
+
+def residual_network(folder: Path) -> tuple[Path, list[str], dict[str, str]]:
+    """Write a small ResNet and random images; return both and the shapes."""
+    onnx.save(models.resnet50((1, 1), width=32, size=32), folder / "model.onnx")
+    images = np.random.default_rng(0).standard_normal((16, 3, 32, 32)).astype(np.float32)
+    np.savez(folder / "data.npz", image=images)
+    shapes = {"image": "2x3x32x32:2x3x32x32:2x3x32x32"}
+    return folder / "model.onnx", [f"load-data.path={folder / 'data.npz'}"], shapes
+
+
+GPUS = {
+    "int8": ["sm_75", "sm_80", "sm_86", "sm_89", "sm_120"],
+    "best": ["sm_75", "sm_80", "sm_86", "sm_89", "sm_120"],
+    "fp8": ["sm_89", "sm_120"],
+}
+"""Each kind of GPU that takes the type of the recipe."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("make", [transformer, residual_network])
+@pytest.mark.parametrize("name", GPUS)
+def test_all_that_it_asks_for_runs_in_the_type_on_each_gpu(name, make, tmp_path):
+    model, data, shapes = make(tmp_path)
+    for target in GPUS[name]:
+        done = trtforge.run(
+            name, model, out=tmp_path / target, shapes=shapes, settings=data, targets=[target]
+        )
+        assert done.engine.targets == (target,)
+        assert done.proof.holds, (target, done.proof.deviations, done.proof.unknown)
+        asked = set(done.proof.asked.values())
+        # TensorRT-RTX has no INT8 convolution for Turing: insert-qdq asks for none there.
+        turing = target == "sm_75" and make is residual_network
+        assert turing or CASES[name][0] in asked, (target, asked)
 
 
 def test_convert_builds_nothing_and_keeps_the_outputs(tmp_path):
