@@ -10,7 +10,7 @@ import io
 import numpy as np
 import pytest
 from fake_tensorrt import DeviceArray, FakeDevice, FakeTensorRT, Spec
-from trtforge_plugins.tensorrt import cuda_device, opening
+from trtforge_plugins.tensorrt import adapter, cuda_device, loaded_engine, opening
 from trtforge_plugins.tensorrt.backend import TensorRT
 from trtforge_plugins.tensorrt.engine_session import EngineSession, handle_of
 from trtforge_plugins.tensorrt.events import Listener
@@ -241,6 +241,35 @@ def test_wrong_inputs_are_named_and_change_nothing(feed, message):
 def test_what_tensorrt_refuses_is_said_in_its_words(refuse, message):
     with pytest.raises(StepError, match=f"{message}.*: no {refuse} today"):
         session(refuse=refuse)[0].run({"x": batch(2)})
+
+
+def test_the_real_library_refuses_what_is_no_engine():
+    """TensorRT-RTX itself, as far as it goes without a GPU."""
+    trt = adapter.load("tensorrt_rtx")
+    listener = Listener(io.StringIO(), "ERROR")
+    with pytest.raises(StepError, match="TensorRT refuses the engine: ") as caught:
+        LoadedEngine(trt, listener, b"vtrt" + bytes(200), host_code=False)
+    assert listener.errors
+    assert listener.errors[0] in str(caught.value)
+
+
+def test_the_output_allocator_is_one_of_the_real_library():
+    trt = adapter.load("tensorrt_rtx")
+    told = {}
+    allocator = loaded_engine._output_allocator(trt, lambda _, size: size + 1, told.__setitem__)
+    assert isinstance(allocator, trt.IOutputAllocator)
+    assert allocator.reallocate_output_async("y", 0, 4, 256, 0) == 5
+    allocator.notify_shape("y", trt.Dims([2, 3]))
+    assert told == {"y": (2, 3)}
+
+
+def test_a_gpu_without_memory_is_no_defect_of_ours(monkeypatch):
+    runs, _, device = session()
+    with monkeypatch.context() as patch:
+        patch.setattr(device, "buffer", lambda size: (_ for _ in ()).throw(MemoryError("32 bytes")))
+        with pytest.raises(StepError, match="the GPU failed: 32 bytes"):
+            runs.run({"x": batch(2)})
+    assert np.array_equal(runs.run({"x": batch(2)})["y"], batch(2) + 1)
 
 
 def test_types_that_numpy_has_not_are_refused():

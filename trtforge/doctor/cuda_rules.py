@@ -165,8 +165,9 @@ def cudnn(facts: Facts) -> Iterator[Symptom]:
         yield ok("cudnn", f"cuDNN {each}")
     if "onnxruntime-gpu" in packages and not any(each.startswith("9") for each in found):
         cause = f"there is cuDNN {found[0]}" if found else "there is no cuDNN"
+        major = "12" if _by_major(packages).get("12") else "13"
         yield note(
             "cudnn-missing",
             f"onnxruntime-gpu needs cuDNN 9, and {cause}: the CUDA provider may not load",
-            "pip install nvidia-cudnn-cu13",
+            f"pip install nvidia-cudnn-cu{major}",
         )

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from trtforge import EnvironmentLacks
+from trtforge import DataError, EnvironmentLacks
 from trtforge.environment import Gpu
 from trtforge_plugins.tensorrt.device import Buffer, Bytes
 
@@ -103,15 +103,19 @@ class CudaDevice:
     def take(self, array: Any, stream: int) -> tuple[int, np.dtype[Any], tuple[int, ...], Any]:
         """Return address, type and shape of an array on the GPU, and what keeps it alive."""
         own = self._stream(stream)
-        if isinstance(array, self._cupy.ndarray):
-            own.wait_event(self._cupy.cuda.get_current_stream().record())
-            held = array
-        else:
-            with own:  # DLPack then lets this stream wait for the one that made it
-                held = self._cupy.from_dlpack(array)
-        with own:
-            held = self._cupy.ascontiguousarray(held)
+        own.wait_event(self._cupy.cuda.get_current_stream().record())
+        with own:  # DLPack also lets this stream wait for the one that made the array
+            held = self._cupy.ascontiguousarray(self._own_array(array))
         return int(held.data.ptr), np.dtype(held.dtype), tuple(held.shape), held
+
+    def _own_array(self, array: Any) -> Any:
+        try:
+            if isinstance(array, self._cupy.ndarray) or not hasattr(array, "__dlpack__"):
+                return self._cupy.asarray(array)
+            return self._cupy.from_dlpack(array)
+        except (BufferError, TypeError, ValueError) as error:
+            name = type(array).__name__
+            raise DataError(f"{name} is no array that CuPy takes: {error}") from error
 
     def copy(self, target: Buffer, address: int, size: int, stream: int) -> None:
         """Copy within the GPU, or from another one."""

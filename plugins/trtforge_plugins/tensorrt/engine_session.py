@@ -54,20 +54,29 @@ class EngineSession:
             StepError: TensorRT failed.
         """
         where = self._own_stream if stream is None else handle_of(stream)
-        with self._device.active():
-            taken = self._taken(feed, where)
-            self._prepare(taken, where)
-            for name, array in taken.items():
-                if name in self._buffers:
-                    array.put(self._device, self._buffers[name], self._staging(name), where)
-            self._execute(where)
-            found = self._results(where, on_device=on_device)
-            if stream is None or not on_device:
-                self._device.synchronize(where)
+        try:
+            with self._device.active():
+                found = self._computed(feed, where, on_device=on_device)
+                if stream is None or not on_device:
+                    self._device.synchronize(where)
+        except (RuntimeError, MemoryError) as error:  # as CuPy says what CUDA says
+            self._state = None
+            raise StepError(
+                f"the GPU failed: {error}", remedy="free GPU memory, or load the model again"
+            ) from error
         if on_device:
             return found
         # Pinned buffers are used again by the next run.
         return {name: np.array(array) for name, array in found.items()}
+
+    def _computed(self, feed: Mapping[str, Any], stream: int, *, on_device: bool) -> dict[str, Any]:
+        taken = self._taken(feed, stream)
+        self._prepare(taken, stream)
+        for name, array in taken.items():
+            if name in self._buffers:
+                array.put(self._device, self._buffers[name], self._staging(name), stream)
+        self._execute(stream)
+        return self._results(stream, on_device=on_device)
 
     def close(self) -> None:
         """Give back all memory."""
