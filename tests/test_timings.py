@@ -11,7 +11,7 @@ import onnx_ir as ir
 import pytest
 from command import trtforge
 from test_tensorrt_api import VERSIONS
-from trtforge_plugins.profiling.gpu_samples import sampled
+from trtforge_plugins.profiling.gpu_samples import _handle, sampled
 from trtforge_plugins.profiling.profile_engine import ProfileEngine
 from trtforge_plugins.profiling.read_times import ReadTimes
 from trtforge_plugins.profiling.time_onnxruntime import TimeOnnxruntime
@@ -473,6 +473,9 @@ class FakeNvml(types.ModuleType):
     def nvmlDeviceGetHandleByIndex(self, index):  # noqa: N802
         return index
 
+    def nvmlDeviceGetHandleByUUID(self, uuid):  # noqa: N802
+        return uuid
+
     def nvmlDeviceGetClockInfo(self, handle, kind):  # noqa: N802
         self.looks += 1
         return 1980 if self.looks == 1 else 1500
@@ -498,6 +501,14 @@ def test_the_gpu_is_watched_while_it_is_timed(monkeypatch):
     assert throttled.startswith("throttled in ")
     assert throttled.endswith("temperature")
     assert nvml.closed
+
+
+@pytest.mark.parametrize(
+    ("visible", "handle"), [("", 0), ("2,0", 2), ("GPU-8f", "GPU-8f"), ("MIG-1", 0)]
+)
+def test_the_gpu_that_is_watched_is_the_first_visible_one(monkeypatch, visible, handle):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert _handle(FakeNvml()) == handle
 
 
 def test_without_a_driver_the_notes_say_so(monkeypatch):

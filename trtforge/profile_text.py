@@ -65,9 +65,10 @@ def _measured_lines(subject: Subject) -> Iterator[str]:
     yield f"Measured   {facts}; {times.runs} runs on {times.device}"
     for note in times.notes:
         yield f"           {note}"
-    floor = subject.prediction.floor_ms
-    if floor and times.median_ms:
-        yield f"Reached    {percent(floor / times.median_ms)} of what the GPU could at most"
+    found = subject.prediction
+    if found.floor_ms and times.median_ms and "CPU" not in times.device:
+        share = percent(found.floor_ms / times.median_ms)
+        yield f"Reached    {share} of the speed of the floor, if it ran on {found.device.name}"
 
 
 def advice_lines(subject: Subject) -> Iterator[str]:

@@ -5,6 +5,7 @@ https://docs.nvidia.com/deploy/nvml-api/group__nvmlDeviceQueries.html
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -40,12 +41,14 @@ class GpuSample:
 
 
 @contextmanager
-def sampled(index: int = 0, *, on: bool = True) -> Iterator[Callable[[], tuple[str, ...]]]:
+def sampled(*, on: bool = True) -> Iterator[Callable[[], tuple[str, ...]]]:
     """Sample the GPU in a thread; what the context gives tells the notes afterwards.
 
-    Without NVML or a driver there is one note that says so.
+    It is the first of ``CUDA_VISIBLE_DEVICES``, else the machine's first by NVML's order; on a
+    machine with different GPUs, CUDA's own order may be another unless ``CUDA_DEVICE_ORDER`` is
+    ``PCI_BUS_ID``. Without NVML or a driver there is one note that says so.
     """
-    nvml, handle, refusal = _open(index) if on else (None, None, "")
+    nvml, handle, refusal = _open() if on else (None, None, "")
     samples: list[GpuSample] = []
     done = threading.Event()
 
@@ -70,16 +73,23 @@ def _refused(reason: str) -> tuple[str, ...]:
     return (f"clocks and throttling were not looked at: {reason}",) if reason else ()
 
 
-def _open(index: int) -> tuple[Any, Any, str]:
+def _open() -> tuple[Any, Any, str]:
     try:
         import pynvml
     except ImportError:
         return None, None, "nvidia-ml-py is not installed"
     try:
         pynvml.nvmlInit()
-        return pynvml, pynvml.nvmlDeviceGetHandleByIndex(index), ""
+        return pynvml, _handle(pynvml), ""
     except pynvml.NVMLError as error:
         return None, None, f"NVML: {error}"
+
+
+def _handle(nvml: Any) -> Any:
+    first = os.environ.get("CUDA_VISIBLE_DEVICES", "").partition(",")[0].strip()
+    if first.startswith("GPU-"):
+        return nvml.nvmlDeviceGetHandleByUUID(first)
+    return nvml.nvmlDeviceGetHandleByIndex(int(first) if first.isdecimal() else 0)
 
 
 def _look(nvml: Any, handle: Any) -> GpuSample:
