@@ -352,3 +352,45 @@ def test_tensorrt_builds_an_engine_with_the_plugin(kind, tmp_path):
     assert built["layers"].count("PLUGIN_V3") == 1
     assert built["size"] > 0
     assert built["carries"] == payload["texts"]
+
+
+@needs_tensorrt_headers
+@pytest.mark.slow
+def test_a_node_may_give_its_attributes_one_by_one(tmp_path):
+    """As a model has them that another tool wrote: INT32, FLOAT32 and text, or left out."""
+    kind = trtforge_ops.GroupNorm
+    usual, rough = (kind(groups=4, activation="silu", epsilon=each) for each in (1e-5, 1e-3))
+    exported = export_plugin(
+        [Variant(op, ("float16",), ((3, 1, 1),)) for op in (rough, usual)],
+        [KNOWN["sm_86"]], tmp_path / "p", STORE,
+    )  # fmt: skip
+    include = [word for place in tensorrt_headers() for word in ("-isystem", place)]
+    made = compiled(
+        exported.folder, *exported.folder.glob("*.cpp"),
+        options=("-shared", "-fPIC", "-fvisibility=hidden", *include),
+    )  # fmt: skip
+    model = call_model(usual, [(2, 12, 7), (12,), (12,)], "float16", 20)
+    ctx = Context(model, tmp_path, Request("m", targets=(KNOWN["sm_86"],)), ops={kind.name: kind})
+    model = with_plugins(model, "auto", ctx.request.targets, ctx).model
+    (node,) = model.graph
+    del node.attributes["trtforge"]
+    texts = [write_op(rough), write_op(usual)]
+    payload = {"library": str(made), "model": str(tmp_path / "m.onnx"), "texts": texts}
+    job = Job("tensorrt_jobs:build_with_library", payload, "the build with a C++ plugin")
+    wanted = {
+        (): [],  # the default of activation is no SiLU, which was not exported
+        (("groups", 4), ("activation", "silu")): [write_op(usual)],
+        (("groups", 4), ("activation", "silu"), ("epsilon", 1e-3)): [write_op(rough)],
+        (("groups", 4), ("activation", "silu"), ("epsilon", 0.5)): [],
+        (("groups", 8), ("activation", "silu")): [],
+    }
+    found = {}
+    for given in wanted:
+        one_by_one = {"plugin_version": "1", "plugin_namespace": kind.name.partition("::")[0]}
+        node.attributes.clear()
+        for attribute in ir.convenience.convert_attributes({**one_by_one, **dict(given)}):
+            node.attributes.add(attribute)
+        ir.save(model, tmp_path / "m.onnx")
+        with Worker(environment=library.find().variables()) as worker:
+            found[given] = worker.call(job)["carries"]
+    assert found == wanted
