@@ -14,8 +14,10 @@ from trtforge_ops.grid_sample import CHANNELS, turn_launch
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-OUTPUTS, PIXELS, ROWS = 64, 128, 64
-"""Of a block: kOutputs, kPixels and kRows in the kernel."""
+OUTPUTS, TILE_HEIGHT, TILE_WIDTH, DEPTH = 64, 8, 16, 16
+"""As in the kernel: kOutputs and so on."""
+SHARED_BYTES = TILE_HEIGHT * TILE_WIDTH * (4 * 80 + 2 * 32)
+"""For each pixel kStride numbers and two places."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +25,8 @@ class DeformConv(CustomOp):
     """A convolution whose samples are moved by ``offset`` and multiplied by ``mask``.
 
     ``x`` is [N, C, H, W], ``weight`` [M, C / groups, kH, kW], ``mask`` [N, offset_groups * kH * kW,
-    OH, OW], ``offset`` the same with twice as many (y before x), ``bias`` [M].
+    OH, OW], ``offset`` the same with twice as many (y before x), ``bias`` [M]. Weights are finite;
+    tensor cores multiply in three TF32 products, nearly as exact as float32.
     """
 
     name = "trtforge::DeformConv"
@@ -31,7 +34,7 @@ class DeformConv(CustomOp):
     outputs = ("y",)
     dtypes = ("float32", "float16", "bfloat16")
     kernel = "deform_conv.cu.jinja"
-    tactics: ClassVar = {"resident": (2, 3)}
+    tactics: ClassVar = {"resident": (2, 1, 3), "unroll": (1, 2, 4)}
     since = 19
     function = """
         wide = Cast <to = 1> (x)
@@ -86,13 +89,14 @@ class DeformConv(CustomOp):
             kernel_height, kernel_width, *inputs[2][2:], all_outputs,
         )  # fmt: skip
         of_group = ceil_div(all_outputs // self.groups, OUTPUTS)
-        tiles = ceil_div(prod(inputs[2][2:]), PIXELS) * of_group
+        rows, columns = inputs[2][2:]
+        tiles = ceil_div(rows, TILE_HEIGHT) * ceil_div(columns, TILE_WIDTH) * of_group
         grid = max(1, samples * self.groups * tiles)
         weights = self._padded_weights(inputs)
         return (
             turn_launch(samples, channels, height * width, scalars, segments),
             Launch(max(1, min(1024, ceil_div(weights, 256))), 256, scalars, kernel="weights"),
-            Launch(grid, 256, scalars, 4 * ROWS * (PIXELS + OUTPUTS), kernel="convolve"),
+            Launch(grid, 256, scalars, SHARED_BYTES, kernel="convolve"),
         )
 
     def workspace(self, inputs: tuple[Shape, ...], outputs: tuple[Shape, ...]) -> int:
@@ -126,7 +130,8 @@ class DeformConv(CustomOp):
     def _padded_weights(self, inputs: tuple[Shape, ...]) -> int:
         segments, size = self._segments(inputs[0][1])
         outputs = ceil_div(inputs[1][0] // self.groups, OUTPUTS) * OUTPUTS
-        return segments * ceil_div(size, CHANNELS) * CHANNELS * prod(inputs[1][2:]) * outputs
+        depth = ceil_div(ceil_div(size, CHANNELS) * CHANNELS, DEPTH) * DEPTH
+        return segments * depth * prod(inputs[1][2:]) * outputs
 
     def reference(self, *inputs: Array) -> tuple[Array, ...]:
         """Find the places in float32, as ONNX Runtime does, and compute in float64."""
