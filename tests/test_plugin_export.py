@@ -150,7 +150,7 @@ def test_rules_as_written(tmp_path, monkeypatch, request):
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
-    """GroupNorm with three kernels and a workspace, for two GPUs."""
+    """GroupNorm with two kernels and a workspace, for two GPUs."""
     op = trtforge_ops.GroupNorm(groups=4, activation="silu")
     folder = tmp_path_factory.mktemp("export") / "group_norm"
     targets = [KNOWN["sm_80"], KNOWN["sm_90"]]

@@ -133,7 +133,7 @@ class Started:
 
 
 def test_enqueue_starts_the_carried_kernels_in_turn(monkeypatch):
-    """Recorded, not executed: what would go to the driver, for an op of three kernels."""
+    """Recorded, not executed: what would go to the driver, for an op of two kernels."""
     op = trtforge_ops.GroupNorm(groups=4)
     shapes, outputs = ((2, 8, 4, 4), (8,), (8,)), ((2, 8, 4, 4),)
     tactic = op.tactic("float16", shapes)

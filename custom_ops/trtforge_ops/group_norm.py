@@ -25,7 +25,7 @@ class GroupNorm(CustomOp):
     outputs = ("y",)
     dtypes = ("float32", "float16", "bfloat16")
     kernel = "group_norm.cu.jinja"
-    tactics: ClassVar = {"block": (256, 512, 1024), "items": (4, 2, 8)}
+    tactics: ClassVar = {"block": (256, 512, 1024), "items": (4, 2, 8), "threads": (1280, 1024)}
     function = """
         {% set old_axes, axes = ("axes = [-1], ", "") if opset < 18 else ("", ", last") %}
         last = Constant <value_ints = [-1]> ()
@@ -79,25 +79,24 @@ class GroupNorm(CustomOp):
     def launch(
         self, inputs: tuple[Shape, ...], outputs: tuple[Shape, ...], tactic: Tactic
     ) -> tuple[Launch, ...]:
-        """Measure each chunk of a group, combine them, apply."""
+        """Measure each chunk of a group, then apply."""
         samples, channels, *space = inputs[0]
         size = channels // self.groups * prod(space)
         chunks = ceil_div(size, tactic["block"] * PACK * tactic["items"])
         groups = samples * self.groups
-        scalars = (chunks, size, prod(space), channels // self.groups, self.groups, groups)
+        scalars = (chunks, size, prod(space), channels // self.groups, self.groups)
         grid = max(1, groups * chunks)
         return (
             Launch(grid, tactic["block"], scalars, kernel="measure"),
-            Launch(max(1, ceil_div(groups, 4)), 128, scalars, kernel="combine"),
             Launch(grid, tactic["block"], scalars, kernel="apply"),
         )
 
     def workspace(self, inputs: tuple[Shape, ...], outputs: tuple[Shape, ...]) -> int:
-        """Two floats per group and per chunk, of the smallest chunks there are."""
+        """Two floats per chunk, of the smallest chunks there are."""
         samples, channels, *space = inputs[0]
         chunk = min(self.tactics["block"]) * PACK * min(self.tactics["items"])
         size = channels // self.groups * prod(space)
-        return 8 * samples * self.groups * (1 + ceil_div(size, chunk))
+        return 8 * samples * self.groups * ceil_div(size, chunk)
 
     def reference(self, *inputs: Array) -> tuple[Array, ...]:
         """Compute in float64, then round."""

@@ -27,7 +27,7 @@ class GroupNormNHWC(CustomOp):
     outputs = ("y",)
     dtypes = ("float32", "float16", "bfloat16")
     kernel = "group_norm_nhwc.cu.jinja"
-    tactics: ClassVar = {"block": (256, 512, 1024), "ahead": (4, 2, 8)}
+    tactics: ClassVar = {"block": (256, 512, 1024), "ahead": (2, 4, 8)}
     function = """
         {% set old_axes, axes = ("axes = [-1], ", "") if opset < 18 else ("", ", last") %}
         last = Constant <value_ints = [-1]> ()
