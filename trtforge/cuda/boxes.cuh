@@ -14,9 +14,13 @@ __device__ __forceinline__ bool exceeds(float common, float area, float other, f
 
 /** A box by two corners. */
 struct Upright {
-    static constexpr int kNumbers = 4;
+    static constexpr int kNumbers = 4, kAtOnce = 16;  ///< what a box is made of; comparisons that are written out
     float x0, y0, x1, y1;
     Upright() = default;
+    static __device__ __forceinline__ Upright nothing() {
+        const float zeros[kNumbers] = {};
+        return Upright(zeros, true);
+    }
     /** [y, x, y, x] of two opposite corners, or [x, y, width, height] around the centre. */
     __device__ __forceinline__ Upright(const float* from, bool center) {
         if (center) {
@@ -38,9 +42,13 @@ struct Upright {
 
 /** A box [x, y, width, height, angle] around its centre; the angle in radians. */
 struct Turned {
-    static constexpr int kNumbers = 5;
+    static constexpr int kNumbers = 5, kAtOnce = 1;
     float x, y, width, height, cosine, sine;
     Turned() = default;
+    static __device__ __forceinline__ Turned nothing() {
+        const float zeros[kNumbers] = {};
+        return Turned(zeros, true);
+    }
     __device__ __forceinline__ Turned(const float* from, bool)
         : x(from[0]), y(from[1]), width(from[2]), height(from[3]), cosine(cosf(from[4])), sine(sinf(from[4])) {}
 

@@ -1,1 +1,0 @@
-"""Many runs of recipes: models x recipes x targets, on this machine or on a Ray cluster."""
