@@ -182,6 +182,22 @@ def test_layers_that_do_no_arithmetic(name, kind, types, found):
     assert (only_moves(layer), only_quantizes(layer)) == found
 
 
+def test_torch_modules_are_told_where_the_exporter_left_them(bert):
+    def with_modules(subject):
+        nodes = tuple(
+            replace(node, module="attention" if ".attention." in node.name else "")
+            for node in subject.prediction.nodes
+        )
+        return replace(subject, prediction=replace(subject.prediction, nodes=nodes))
+
+    diff = compare_engines(with_modules(bert[0]), with_modules(bert[1]))
+    (total,) = diff.by_module
+    assert total.name == "attention"
+    assert total.after_ms < total.before_ms
+    dense = next(c for c in diff.changes if c.nodes == (f"{BLOCK}attention.output.dense",))
+    assert dense.modules == ("attention",)
+
+
 # Conditions
 
 FIGURES = (
@@ -271,6 +287,13 @@ def test_diff_for_scripts(dumps):
     assert refused.code == 2
     assert "latency needs measured times on both sides" in refused.err
     assert trtforge("diff", *dumps, "--fail-if", "layers>many").code == 2
+
+
+def test_a_model_without_an_engine_is_refused(dumps, tmp_path):
+    answer = trtforge("diff", dumps[0], tmp_path / "bert.onnx")
+    assert answer.code == 2
+    assert "bert.onnx has no layers of an engine" in answer.err
+    assert trtforge("diff", dumps[0], tmp_path / "none").code == 2
 
 
 def test_names_from_an_engine_cannot_write_the_page(tmp_path):

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from trtforge.diff_figures import Figure, figures
+from trtforge.errors import RequestError
 
 if TYPE_CHECKING:
     from trtforge.analysis import LayerCost, NodeCost, Prediction
@@ -81,7 +82,17 @@ class EngineDiff:
 
 
 def compare_engines(before: Subject, after: Subject) -> EngineDiff:
-    """Return what ``after`` does differently from ``before``."""
+    """Return what ``after`` does differently from ``before``.
+
+    Raises:
+        RequestError: one of the two has no layers of an engine.
+    """
+    for each in (before, after):
+        if not each.prediction.layers:
+            raise RequestError(
+                f"{each.title} has no layers of an engine to compare",
+                remedy="give a run that built an engine, an engine, or a layer dump of TensorRT",
+            )
     measured = bool(before.layer_times() and after.layer_times())
     first, second = (
         _Side(each.prediction, each.layer_times() if measured else {}) for each in (before, after)
