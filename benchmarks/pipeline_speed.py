@@ -1,7 +1,10 @@
 """Time and memory of the recipe ``convert`` beside onnxsim and OnnxSlim, from file to file.
 
-    python benchmarks/pipeline_speed.py --rounds 3 --out benchmarks/results/pipeline_speed.json
+    python benchmarks/pipeline_speed.py --limit 60 --out benchmarks/results/pipeline_speed.json
     ... --python onnxsim=PEERS/bin/python --python onnxslim=PEERS/bin/python
+
+It prints a table at its end; ``--limit 60`` keeps it short, as the other tools do not end with the
+largest graphs within minutes.
 
 Each tool runs as a whole process on the same file, in turn: ``onnxsim in out`` and ``onnxslim in
 out`` as they are after installation, and ``trtforge run convert`` twice: ``trtforge`` is without
@@ -46,7 +49,7 @@ NODES = (1_000, 5_000, 20_000, 50_000)
 KINDS = ("transformer", "cnn")
 START = "one node"
 LARGE = "3 GB"
-LONG = 30.0
+LONG = 10.0
 """Seconds; what takes longer is run once, as noise of seconds does not matter there."""
 # This process stays small: a child's ru_maxrss counts what its parent held when it was started.
 MAKE_LARGE = """
