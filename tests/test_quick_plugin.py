@@ -7,7 +7,6 @@ by TensorRT here, and nothing executed.
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import runpy
@@ -37,16 +36,23 @@ OPS = {kind.name: kind for kind in trtforge_ops.OPS}
 
 @pytest.fixture(scope="module")
 def answers(tmp_path_factory):
-    spec = importlib.util.find_spec("tensorrt_bindings")
-    if spec is None or spec.origin is None:
-        pytest.skip("the bindings of TensorRT are not here: pip install tensorrt-cu13-bindings")
+    bindings = os.environ.get("TRTFORGE_TENSORRT_BINDINGS")
+    if not bindings:
+        pytest.skip(
+            "no bindings of TensorRT: pip install --no-deps --target DIR tensorrt-cu13-bindings, "
+            "and set TRTFORGE_TENSORRT_BINDINGS=DIR"
+        )
     if shutil.which("cc") is None or shutil.which("readelf") is None:
         pytest.skip("no C compiler and binutils for the empty libraries of the bindings")
     folder = tmp_path_factory.mktemp("bindings")
     script = runpy.run_path(str(TESTS.parent / "scripts" / "extract_tensorrt_api.py"))
-    script["write_empty_libraries"](Path(spec.origin).with_name("tensorrt.so"), folder)
+    extension = Path(bindings, "tensorrt_bindings", "tensorrt.so")
+    script["write_empty_libraries"](extension, folder)
     command = (sys.executable, "quick_plugin_run.py", folder / "kernels", folder / "answers.json")
-    paths = {"LD_LIBRARY_PATH": str(folder), "PYTHONPATH": str(TESTS)}
+    paths = {
+        "LD_LIBRARY_PATH": str(folder),
+        "PYTHONPATH": os.pathsep.join([str(Path(bindings).absolute()), str(TESTS)]),
+    }
     subprocess.run(command, cwd=TESTS, env={**os.environ, **paths}, check=True)
     return json.loads((folder / "answers.json").read_text())["answers"]
 
