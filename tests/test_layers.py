@@ -12,6 +12,8 @@ quantities delta graph_layout
 array_files user_code compiled_template
 file_feeds
 artifacts environment ops hooks terminal demo cli.quick_start bundle
+memory_plan
+memory_picture
 triton triton.config
 doctor doctor.limits doctor.installation doctor.symptom runtime runtime.session
 bundle.plan_header bundle.signature bundle.copying pointwise
@@ -60,7 +62,7 @@ INTERFACE = {
     "trtforge.bundle.writer", "trtforge.compare", "trtforge.diagnosis", "trtforge.environment",
     "trtforge.errors", "trtforge.feeds", "trtforge.file_feeds",
     "trtforge.frozen_inputs", "trtforge.graph", "trtforge.hooks", "trtforge.host",
-    "trtforge.io_adapter", "trtforge.kernel_source", "trtforge.kernels",
+    "trtforge.io_adapter", "trtforge.kernel_source", "trtforge.kernels", "trtforge.memory_plan",
     "trtforge.model_comparison", "trtforge.model_file", "trtforge.op_function",
     "trtforge.op_testing", "trtforge.op_attributes", "trtforge.ops", "trtforge.cache",
     "trtforge.options",

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 from trtforge import frozen_inputs
 from trtforge.artifacts import Batches, Comparison
 from trtforge.context import Context
-from trtforge.errors import RequestError, did_you_mean
+from trtforge.errors import RequestError, StepError, did_you_mean
 from trtforge.host import Host
 from trtforge.importing import as_onnx, empty_context, open_model
+from trtforge.memory_plan import MemoryPlan
 from trtforge.options import bind
 from trtforge.quantities import ShapeRange
 from trtforge.recipe import Recipe, Setting
@@ -86,12 +87,14 @@ def _options(options: RunOptions | None, more: Mapping[str, Any]) -> RunOptions:
     return replace(options or RunOptions(), **more)
 
 
-def check(
+def check(  # noqa: PLR0913  # each argument is one option of the command
     model: str | Path,
     *,
     targets: Sequence[str] = (),
     host: Host | None = None,
     after: bool = True,
+    memory: bool = False,
+    shapes: Mapping[str, str] | None = None,
 ) -> Diagnosis:
     """Say what TensorRT would refuse of a model, before any build.
 
@@ -100,18 +103,28 @@ def check(
         targets: GPUs to judge for, as ``sm_89``; none: only what no GPU takes is found.
         host: The plugins; None: all that are installed.
         after: Whether to look again at what :func:`make_convertible` makes of it.
+        memory: Whether to predict the engine's memory too.
+        shapes: Shape, or shape range, of each dynamic input; the largest are planned.
 
     Raises:
         ModelError: the model cannot be read.
+        RequestError: a shape cannot be read, or memory was asked for and no plugin predicts it.
         EnvironmentLacks: no TensorRT is installed.
     """
     host = host or Host()
     backend = _backend(host)
     with TemporaryDirectory(prefix="trtforge-check-") as folder:
         ctx = open_model(str(model), Path(folder), host)
-        ctx.request = replace(ctx.request, targets=tuple(map(read_target, targets)))
+        profile = {name: ShapeRange.read(shape) for name, shape in (shapes or {}).items()}
+        ctx.request = replace(
+            ctx.request,
+            targets=tuple(map(read_target, targets)),
+            profiles=(profile,) if profile else (),
+        )
         examiner = backend()
         now = examiner.examine(ctx.model, ctx)
+        if memory:
+            now = _with_memory(now, ctx, host)
         if now.convertible or not after:
             return now
         _convert(ctx, host)
@@ -121,6 +134,18 @@ def check(
             replace(each, mended=(each.code, each.node) not in places) for each in now.findings
         )
         return replace(now, findings=tuple(findings), after=left)
+
+
+def _with_memory(diagnosis: Diagnosis, ctx: Context, host: Host) -> Diagnosis:
+    """Return ``diagnosis`` with the memory that is predicted of the model as it is."""
+    planners = host.givers(MemoryPlan)
+    if not planners:
+        raise RequestError("no installed plugin predicts memory", remedy="pip install trtforge")
+    try:
+        host.run_step(host.steps[planners[0]](), ctx)
+    except StepError as error:
+        return replace(diagnosis, memory_problem=f"{error.what}; {error.remedy}".rstrip("; "))
+    return replace(diagnosis, memory=ctx.get(MemoryPlan))
 
 
 def bisect_build(

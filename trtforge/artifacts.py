@@ -122,6 +122,13 @@ class Memory(Artifact):
     build_peak_rss: int | None = None
     """Peak resident memory of the build process."""
 
+    @property
+    def total(self) -> int | None:
+        """GPU memory of the engine with one context; None where a part is not known."""
+        if self.activation is None or self.weights is None:
+            return None
+        return self.activation + self.weights + (self.device_persistent or 0)
+
 
 @dataclass(frozen=True)
 class Engine(Artifact):

@@ -7,6 +7,8 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING
 
 from trtforge.diagnosis import grouped
+from trtforge.memory_picture import memory_picture
+from trtforge.memory_plan import describe
 
 if TYPE_CHECKING:
     from trtforge.diagnosis import Diagnosis
@@ -29,5 +31,7 @@ def render(diagnosis: Diagnosis) -> str:
             ("What TensorRT refuses", [g for g in groups if g.first.level == "refused"]),
             ("Advice", [g for g in groups if g.first.level != "refused"]),
         ),
+        memory=memory_picture(diagnosis.memory),
+        plan_sentences=describe(diagnosis.memory) if diagnosis.memory else [],
         style=Markup(style),  # noqa: S704  # our own file
     )

@@ -50,6 +50,8 @@ class Requirements:
     """Largest activation memory TensorRT may report."""
     engine_size: ByteSize | None = None
     """Largest engine file."""
+    total_memory: ByteSize | None = None
+    """Largest sum of weights, activations and persistent memory TensorRT may report."""
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from trtforge.artifacts import Artifact
+from trtforge.memory_plan import MemoryPlan
 
 Level = Literal["refused", "advice"]
 
@@ -70,6 +71,10 @@ class Diagnosis(Artifact):
     findings: tuple[Finding, ...]
     after: tuple[Finding, ...] | None = None
     """What is left after ``make-convertible``; None when that was not tried."""
+    memory: MemoryPlan | None = None
+    """What the engine is predicted to need; None when nobody asked, or it cannot be told."""
+    memory_problem: str = ""
+    """Why ``memory`` is None although it was asked for."""
 
     @property
     def refused(self) -> tuple[Finding, ...]:

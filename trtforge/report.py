@@ -28,6 +28,7 @@ from trtforge.artifacts import (
 from trtforge.environment import Environment
 from trtforge.errors import DataError
 from trtforge.graph_summary import GraphSummary, summarize_graph
+from trtforge.memory_plan import MemoryPlan
 from trtforge.records import StepRecord
 from trtforge.statistics import Sensitivity
 from trtforge.statistics_report import StatisticsSummary, summarize_statistics
@@ -154,6 +155,8 @@ class Report:
     """What the engine must cost at least, by counting, and the nodes behind each layer."""
     graph: GraphSummary | None = None
     """The final model's main graph; null where it is too large to be drawn."""
+    memory_plan: MemoryPlan | None = None
+    """What the engine was predicted to need before it was built; ``engines`` has what it needs."""
     figures: Mapping[str, float] = field(default_factory=dict)
     version: Literal[1] = VERSION
     """Of this format."""
@@ -257,6 +260,7 @@ def make_report(  # noqa: PLR0913  # what only the runner knows; all else is in 
         advice=ctx.find(Advice),
         prediction=ctx.find(Prediction),
         graph=summarize_graph(ctx.model) if given else None,
+        memory_plan=ctx.find(MemoryPlan),
         figures=dict(figures.values) if figures else {},
     )
 

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 from trtforge import report_pictures
 from trtforge.compiled_template import compiled
 from trtforge.errors import ExitCode
+from trtforge.memory_picture import memory_picture
+from trtforge.memory_plan import describe
 from trtforge.pictures import CurvePoint, curve, histogram
 from trtforge.quantities import format_bytes, percent
 
@@ -67,6 +69,8 @@ def render(report: Report) -> str:
         colours=report_pictures.colours(report),
         measured=_measured(report),
         node_places=_node_places(report),
+        memory=memory_picture(report.memory_plan, report.request.require.get("activation_memory")),
+        plan_sentences=describe(report.memory_plan) if report.memory_plan else [],
         style=Markup(style),  # noqa: S704  # our own file
         script=Markup(script),  # noqa: S704  # our own file
         script_hash=f"sha256-{digest}",
@@ -201,6 +205,12 @@ def _found(report: Report) -> dict[str, str]:
         texts["engine_size"] = format_bytes(engine.size)
         if engine.memory.activation is not None:
             texts["activation_memory"] = format_bytes(engine.memory.activation)
+        if engine.memory.total is not None:
+            texts["total_memory"] = format_bytes(engine.memory.total)
+    if report.memory_plan:
+        plan = report.memory_plan
+        texts.setdefault("activation_memory", f"predicted {format_bytes(plan.activation)}")
+        texts.setdefault("total_memory", f"predicted {format_bytes(plan.total)}")
     return texts
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from trtforge.artifacts import Comparison, Engine, PrecisionProof
+from trtforge.memory_plan import MemoryPlan
 from trtforge.quantities import ByteSize, format_bytes
 from trtforge.statistics import Sensitivity
 
@@ -24,7 +25,7 @@ def missed(ctx: Context) -> list[str]:
         *_search(ctx.find(Sensitivity)),
         *_accuracy(ctx.find(Comparison), require),
         *_precision(ctx.find(PrecisionProof), require),
-        *_memory(ctx.find(Engine), require),
+        *_memory(ctx.find(Engine), ctx.find(MemoryPlan), require),
     ]
 
 
@@ -56,16 +57,30 @@ def _precision(proof: PrecisionProof | None, require: Requirements) -> Iterator[
         yield f"precision of {len(proof.unknown)} nodes is unknown: {listed}"
 
 
-def _memory(engine: Engine | None, require: Requirements) -> Iterator[str]:
-    if require.engine_size is not None:
-        yield from _limit("engine size", engine.size if engine else None, require.engine_size)
-    if require.activation_memory is not None:
-        found = engine.memory.activation if engine else None
-        yield from _limit("activation memory", found, require.activation_memory)
+def _memory(engine: Engine | None, plan: MemoryPlan | None, require: Requirements) -> Iterator[str]:
+    """Judge by what TensorRT reports; a prediction is told, but meets nothing."""
+    memory = engine.memory if engine else None
+    found = {
+        "engine size": (require.engine_size, engine.size if engine else None, None),
+        "activation memory": (
+            require.activation_memory,
+            memory.activation if memory else None,
+            plan.activation if plan else None,
+        ),
+        "total memory": (
+            require.total_memory,
+            memory.total if memory else None,
+            plan.total if plan else None,
+        ),
+    }
+    for what, (limit, measured, predicted) in found.items():
+        if limit is not None:
+            yield from _limit(what, measured, predicted, limit)
 
 
-def _limit(what: str, found: int | None, limit: ByteSize) -> Iterator[str]:
+def _limit(what: str, found: int | None, predicted: int | None, limit: ByteSize) -> Iterator[str]:
     if found is None:
-        yield f"{what} was required to be at most {limit} but never measured"
+        told = "" if predicted is None else f" (predicted: {format_bytes(predicted)})"
+        yield f"{what} was required to be at most {limit} but never measured{told}"
     elif found > limit:
         yield f"{what} is {format_bytes(found)}, over the required {limit}"

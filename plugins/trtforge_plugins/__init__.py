@@ -24,6 +24,7 @@ def trtforge_components() -> Iterable[Component]:
         convert,
         fuse,
         importers,
+        memory,
         precision,
         profiling,
         tensorrt,
@@ -33,7 +34,7 @@ def trtforge_components() -> Iterable[Component]:
     from trtforge_plugins.prove_precision import ProvePrecision
     from trtforge_plugins.verify import Verify
 
-    packages = (importers, clean, convert, fuse, precision, tensorrt, analysis, profiling)
+    packages = (importers, clean, convert, fuse, precision, tensorrt, analysis, profiling, memory)
     return [
         *(getattr(package, name) for package in packages for name in package.__all__),
         ReadLayers,

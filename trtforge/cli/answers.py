@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from trtforge.errors import RequestError
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -37,6 +39,17 @@ Targets = Annotated[
 
 WIDE = 1000
 """Columns of a table that no terminal shows."""
+
+
+def shape_option(text: str) -> tuple[str, str]:
+    """Read ``INPUT=SHAPE``."""
+    name, equals, shape = text.rpartition("=")
+    if not equals or not name:
+        raise RequestError(
+            f"--shape {text}: not of the form INPUT=SHAPE",
+            remedy="for example --shape x=1x3x224x224:8x3x224x224:32x3x224x224",
+        )
+    return name, shape
 
 
 def say(text: str = "") -> None:

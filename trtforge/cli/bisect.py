@@ -49,7 +49,7 @@ def bisect(
     without trtforge; started again with the same folder, it goes on where it was stopped.
     With --recipe: the step that costs the accuracy, and the nodes to leave out of it.
     """
-    from trtforge.cli.runs import shape_option
+    from trtforge.cli.answers import shape_option
     from trtforge.session import RunOptions
 
     if build == bool(recipe):

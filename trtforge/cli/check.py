@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from trtforge.cli.answers import Json, Targets, Without, open_host, say, say_json, write_file
+from trtforge.cli.answers import (
+    Json,
+    Shapes,
+    Targets,
+    Without,
+    open_host,
+    say,
+    say_json,
+    shape_option,
+    write_file,
+)
 from trtforge.errors import ExitCode
 
 if TYPE_CHECKING:
@@ -27,6 +37,10 @@ def check(
     html: Annotated[
         Path | None, typer.Option("--html", metavar="FILE", help="Write the findings as a page.")
     ] = None,
+    memory: Annotated[
+        bool, typer.Option("--memory", help="Predict the engine's memory, and say what needs it.")
+    ] = False,
+    shapes: Shapes = [],  # noqa: B006  # typer copies it
     as_json: Json = False,
     without: Without = [],  # noqa: B006  # typer copies it
 ) -> None:
@@ -37,7 +51,10 @@ def check(
     """
     from trtforge.api import check as diagnose
 
-    diagnosis = diagnose(model, targets=targets, host=open_host(without))
+    asked = dict(shape_option(text) for text in shapes)
+    diagnosis = diagnose(
+        model, targets=targets, host=open_host(without), memory=memory, shapes=asked
+    )
     if html is not None:
         from trtforge.check_page import render
 
@@ -68,6 +85,16 @@ def _tell(model: str, diagnosis: Diagnosis) -> None:
         say(f"\nAdvice, which keeps no engine from being built ({count(len(advice), 'kind')}):")
     for group in advice:
         _tell_group(group)
+    _tell_memory(diagnosis)
+
+
+def _tell_memory(diagnosis: Diagnosis) -> None:
+    from trtforge.memory_plan import describe
+
+    if diagnosis.memory_problem:
+        say(f"\nMemory: not predicted: {diagnosis.memory_problem}")
+    for at, sentence in enumerate(describe(diagnosis.memory) if diagnosis.memory else ()):
+        say(f"    {sentence}" if at else f"\nMemory, {sentence}")
 
 
 def _tell_after(model: str, diagnosis: Diagnosis) -> None:

@@ -56,7 +56,7 @@ def profile(
 
     Arithmetic, memory traffic and launches of each layer and node are counted; no GPU is needed.
     """
-    from trtforge.cli.runs import shape_option
+    from trtforge.cli.answers import shape_option
     from trtforge.profile_text import advice_lines, summary_lines, table
     from trtforge.quantities import ShapeRange
     from trtforge.subject import open_subject

@@ -18,9 +18,10 @@ from trtforge.cli.answers import (
     say,
     say_json,
     say_table,
+    shape_option,
     watcher,
 )
-from trtforge.errors import RequestError, TrtforgeError
+from trtforge.errors import TrtforgeError
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -100,17 +101,6 @@ def run(
         _stream(recipe, model, options, host)
     else:
         _run_and_tell(recipe, model, options, host, as_json=as_json, quiet=quiet)
-
-
-def shape_option(text: str) -> tuple[str, str]:
-    """Read ``INPUT=SHAPE``."""
-    name, equals, shape = text.rpartition("=")
-    if not equals or not name:
-        raise RequestError(
-            f"--shape {text}: not of the form INPUT=SHAPE",
-            remedy="for example --shape x=1x3x224x224:8x3x224x224:32x3x224x224",
-        )
-    return name, shape
 
 
 def _tell_plan(
