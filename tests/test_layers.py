@@ -12,7 +12,7 @@ quantities delta graph_layout
 array_files user_code compiled_template
 file_feeds
 artifacts environment ops hooks terminal demo cli.quick_start bundle
-memory_plan
+memory_plan chain
 memory_picture
 triton triton.config
 doctor doctor.limits doctor.installation doctor.symptom runtime runtime.session
@@ -25,7 +25,7 @@ timing_files
 records recipe recipe_problems schema store surgeon request_check worker model_refusals
 model_file run_pictures recipe_stages artifact_file run_folder testing kernel_source verdict outcome
 reference report cache recipe_reader importing kernels recipe_document
-op_function model_comparison runner report_pictures events bundle.manifest host_kernels
+op_function chain_runner model_comparison runner report_pictures events bundle.manifest host_kernels
 host_launch report_page
 op_testing evidence profile_text bisection accuracy_bisection bundle.storage bundle.compatibility
 markdown_summary op_examples op_scaffold plugin_rules tuning
@@ -63,6 +63,7 @@ INTERFACE = {
     "trtforge.errors", "trtforge.feeds", "trtforge.file_feeds",
     "trtforge.frozen_inputs", "trtforge.graph", "trtforge.hooks", "trtforge.host",
     "trtforge.io_adapter", "trtforge.kernel_source", "trtforge.kernels", "trtforge.memory_plan",
+    "trtforge.chain", "trtforge.chain_runner", "trtforge.subgraph",
     "trtforge.model_comparison", "trtforge.model_file", "trtforge.op_function",
     "trtforge.op_testing", "trtforge.op_attributes", "trtforge.ops", "trtforge.cache",
     "trtforge.options",

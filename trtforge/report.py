@@ -25,6 +25,7 @@ from trtforge.artifacts import (
     PrecisionProof,
     Timings,
 )
+from trtforge.chain import Chain
 from trtforge.environment import Environment
 from trtforge.errors import DataError
 from trtforge.graph_summary import GraphSummary, summarize_graph
@@ -140,6 +141,7 @@ class Report:
     final: ModelSummary | None
     stages: tuple[StageSummary, ...]
     engines: tuple[Engine, ...] = ()
+    """The engine; of a model that was split, the engines of its parts, in their order."""
     layers: LayersSummary | None = None
     precision: PrecisionProof | None = None
     comparison: Comparison | None = None
@@ -155,6 +157,8 @@ class Report:
     """What the engine must cost at least, by counting, and the nodes behind each layer."""
     graph: GraphSummary | None = None
     """The final model's main graph; null where it is too large to be drawn."""
+    chain: Chain | None = None
+    """The parts, where the model was split."""
     memory_plan: MemoryPlan | None = None
     """What the engine was predicted to need before it was built; ``engines`` has what it needs."""
     figures: Mapping[str, float] = field(default_factory=dict)
@@ -240,6 +244,7 @@ def make_report(  # noqa: PLR0913  # what only the runner knows; all else is in 
     from trtforge import __version__
 
     engine, layers, figures = ctx.find(Engine), ctx.find(EngineLayers), ctx.find(Figures)
+    chain = ctx.find(Chain)
     return Report(
         trtforge=__version__,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -249,7 +254,7 @@ def make_report(  # noqa: PLR0913  # what only the runner knows; all else is in 
         given=given,
         final=summarize_model(ctx.model) if given else None,
         stages=group_stages(records),
-        engines=(engine,) if engine else (),
+        engines=chain.engines if chain else (engine,) if engine else (),
         layers=summarize_layers(layers) if layers else None,
         precision=ctx.find(PrecisionProof),
         comparison=ctx.find(Comparison),
@@ -260,6 +265,7 @@ def make_report(  # noqa: PLR0913  # what only the runner knows; all else is in 
         advice=ctx.find(Advice),
         prediction=ctx.find(Prediction),
         graph=summarize_graph(ctx.model) if given else None,
+        chain=chain,
         memory_plan=ctx.find(MemoryPlan),
         figures=dict(figures.values) if figures else {},
     )

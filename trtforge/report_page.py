@@ -201,17 +201,25 @@ def _found(report: Report) -> dict[str, str]:
     texts = {name: digits(value, 6) for name, value in found.items() if value is not None}
     if report.precision:
         texts["precision"] = "as asked" if report.precision.holds else "deviates"
-    for engine in report.engines[:1]:
-        texts["engine_size"] = format_bytes(engine.size)
-        if engine.memory.activation is not None:
-            texts["activation_memory"] = format_bytes(engine.memory.activation)
-        if engine.memory.total is not None:
-            texts["total_memory"] = format_bytes(engine.memory.total)
+    texts |= {name: format_bytes(size) for name, size in _sizes(report) if size is not None}
     if report.memory_plan:
         plan = report.memory_plan
         texts.setdefault("activation_memory", f"predicted {format_bytes(plan.activation)}")
         texts.setdefault("total_memory", f"predicted {format_bytes(plan.total)}")
     return texts
+
+
+def _sizes(report: Report) -> Iterator[tuple[str, int | None]]:
+    """Yield the requirements of memory and what TensorRT reports for each."""
+    chain, engine = report.chain, next(iter(report.engines), None)
+    if chain:
+        yield "engine_size", chain.size
+        yield "activation_memory", chain.activation
+        yield "total_memory", chain.total
+    elif engine:
+        yield "engine_size", engine.size
+        yield "activation_memory", engine.memory.activation
+        yield "total_memory", engine.memory.total
 
 
 def _operators(report: Report) -> Iterator[tuple[str, int, int]]:

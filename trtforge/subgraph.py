@@ -64,6 +64,9 @@ class Cutter:
                     fresh.append(made)
         graph.outputs[:] = outputs
         for node in dropped:
+            for inner in _inside(node):
+                for place in range(len(inner.inputs)):
+                    inner.replace_input_with(place, None)
             graph.remove(node, safe=False)
         for value in outputs:
             self._state(value)
@@ -108,6 +111,10 @@ def _inferred(model: ir.Model, profile: Profile, point: str) -> Facts:
         asked = profile.get(value.name or "")
         if asked is not None:
             value.shape = ir.Shape(getattr(asked, point))
+    for node in fixed.graph:
+        for value in node.outputs:
+            if value.shape is not None and not value.shape.is_static():
+                value.shape = None  # inference would keep the symbols of the range
     graph = ShapeInferencePass(strict_mode=False, data_prop=True)(fixed).model.graph
     values = [*graph.inputs, *(value for node in graph for value in node.outputs)]
     return {

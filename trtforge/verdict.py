@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from trtforge.artifacts import Comparison, Engine, PrecisionProof
+from trtforge.chain import Chain
 from trtforge.memory_plan import MemoryPlan
 from trtforge.quantities import ByteSize, format_bytes
 from trtforge.statistics import Sensitivity
@@ -25,7 +26,7 @@ def missed(ctx: Context) -> list[str]:
         *_search(ctx.find(Sensitivity)),
         *_accuracy(ctx.find(Comparison), require),
         *_precision(ctx.find(PrecisionProof), require),
-        *_memory(ctx.find(Engine), ctx.find(MemoryPlan), require),
+        *_memory(ctx, require),
     ]
 
 
@@ -57,25 +58,20 @@ def _precision(proof: PrecisionProof | None, require: Requirements) -> Iterator[
         yield f"precision of {len(proof.unknown)} nodes is unknown: {listed}"
 
 
-def _memory(engine: Engine | None, plan: MemoryPlan | None, require: Requirements) -> Iterator[str]:
+def _memory(ctx: Context, require: Requirements) -> Iterator[str]:
     """Judge by what TensorRT reports; a prediction is told, but meets nothing."""
-    memory = engine.memory if engine else None
-    found = {
-        "engine size": (require.engine_size, engine.size if engine else None, None),
-        "activation memory": (
-            require.activation_memory,
-            memory.activation if memory else None,
-            plan.activation if plan else None,
-        ),
-        "total memory": (
-            require.total_memory,
-            memory.total if memory else None,
-            plan.total if plan else None,
-        ),
-    }
-    for what, (limit, measured, predicted) in found.items():
+    engine, chain, plan = ctx.find(Engine), ctx.find(Chain), ctx.find(MemoryPlan)
+    measured: tuple[int | None, ...] = (None, None, None)
+    if chain is not None:
+        measured = chain.size, chain.activation, chain.total
+    elif engine is not None:
+        measured = engine.size, engine.memory.activation, engine.memory.total
+    predicted = (None, plan.activation, plan.total) if plan else (None, None, None)
+    limits = (require.engine_size, require.activation_memory, require.total_memory)
+    names = ("engine size", "activation memory", "total memory")
+    for what, limit, found, told in zip(names, limits, measured, predicted, strict=True):
         if limit is not None:
-            yield from _limit(what, measured, predicted, limit)
+            yield from _limit(what, found, told, limit)
 
 
 def _limit(what: str, found: int | None, predicted: int | None, limit: ByteSize) -> Iterator[str]:

@@ -129,7 +129,7 @@ class _Writer:
             hardware_compatibility=engine.hardware_compatibility,
             version_compatible=engine.version_compatible,
             memory=engine.memory,
-            profiles=report.request.profiles,
+            profiles=report.chain.parts[part].profiles if report.chain else report.request.profiles,
             precision={share.dtype: share.share for share in report.precision.shares}
             if report.precision
             else {},

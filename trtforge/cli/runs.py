@@ -21,7 +21,7 @@ from trtforge.cli.answers import (
     shape_option,
     watcher,
 )
-from trtforge.errors import TrtforgeError
+from trtforge.errors import RequestError, TrtforgeError
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -37,7 +37,7 @@ def predict(model: ir.Model, shapes: Mapping[str, Sequence[int]]) -> MemoryPlan:
     bound = _static(model, shapes)
     inputs = {value.name or "": _dims(value) for value in bound.graph.inputs}
     order = list(bound.graph)
-    computed = _computed(bound.graph)
+    computed = computed_values(bound.graph)
     ran = kernels(order, computed)
     buffers = _buffers(ran, computed)
     scratch = [
@@ -85,7 +85,25 @@ def _static(model: ir.Model, shapes: Mapping[str, Sequence[int]]) -> ir.Model:
     return bound
 
 
-def _computed(graph: ir.Graph) -> set[ir.Value]:
+def sizes(model: ir.Model, shapes: Mapping[str, Sequence[int]]) -> dict[str, int]:
+    """Return the bytes of each named value whose shape is known when the inputs have ``shapes``.
+
+    Raises:
+        StepError: a shape contradicts the model.
+    """
+    values = [
+        value
+        for bound in (bind_shapes(model, shapes), _static(model, shapes))
+        for value in (*bound.graph.inputs, *(out for node in bound.graph for out in node.outputs))
+    ]
+    return {
+        value.name: _size(value)
+        for value in values
+        if value.name and value.shape is not None and value.shape.is_static()
+    }
+
+
+def computed_values(graph: ir.Graph) -> set[ir.Value]:
     """Return the values that depend on the inputs' contents, not on their shapes alone."""
     known: set[ir.Value] = set(graph.inputs)
     for node in graph:

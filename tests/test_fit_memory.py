@@ -1,0 +1,189 @@
+"""Fitting a budget: what is tried in which order, what it brings, what is left if nothing fits.
+
+Most tests replace TensorRT by figures that follow a rule; two build.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from math import log2
+from pathlib import Path
+
+import onnx.parser
+import onnx_ir as ir
+import pytest
+from conversion import needs_tensorrt
+from hypothesis import given
+from hypothesis import strategies as st
+from test_split import hourglass
+from trtforge_plugins.memory import FitMemory
+from trtforge_plugins.memory.searching import largest
+from trtforge_plugins.tensorrt import TensorRT
+
+from trtforge import (
+    BuildError,
+    ByteSize,
+    Context,
+    Engine,
+    Memory,
+    Request,
+    RequestError,
+    Requirements,
+    ShapeRange,
+)
+from trtforge.chain import Chain
+from trtforge.verdict import missed
+
+MODEL = """<ir_version: 10, opset_import: ["" : 20]> g (float[n, 4, 256] x) => (float[n, 4, 256] y)
+    { a = MaxPool <kernel_shape = [1]> (x) y = Softmax (a) }"""
+
+
+@given(st.integers(-3, 70), st.integers(-3, 70), st.integers(0, 8), st.integers(1, 64))
+def test_the_search_finds_the_largest_that_fits(
+    limit: int, guess: int, low: int, more: int
+) -> None:
+    asked: list[int] = []
+
+    def fits(size: int) -> bool:
+        asked.append(size)
+        return size <= limit
+
+    high = low + more
+    found = largest(low, high, lambda size: size <= guess, fits)
+    assert found == (min(limit, high) if limit >= low else low - 1)
+    assert len(asked) == len(set(asked))
+    assert all(low <= size <= high for size in asked)
+    if guess == limit and low <= guess < high:
+        assert len(asked) == 2  # a right prediction is confirmed from both sides
+    assert len(asked) <= 2 * log2(more + 1) + 2
+
+
+@dataclass
+class Rule:
+    """TensorRT as these tests see it: a block of 1000 bytes a sample, less by some options."""
+
+    built: list[TensorRT] = field(default_factory=list)
+    failure: str = ""
+
+    def build(self, step: TensorRT, model: ir.Model, ctx: Context) -> Engine:
+        self.built.append(step)
+        if self.failure:
+            raise BuildError(self.failure, code=self.failure)
+        batch = max((s.max[0] for p in ctx.request.profiles for s in p.values()), default=1)
+        block = 1000 * batch - (100 if step.workspace is not None else 0)
+        path = ctx.path("engines", "m.engine")
+        path.write_bytes(b"engine")
+        half = any(v.dtype == ir.DataType.FLOAT16 for node in model.graph for v in node.outputs)
+        memory = Memory(activation=block // 2 if half else block, weights=500)
+        return Engine(path, "tensorrt_rtx", "1", ("sm_89",), 6, 1.0, memory)
+
+
+@pytest.fixture
+def rule(monkeypatch: pytest.MonkeyPatch) -> Rule:
+    found = Rule()
+    monkeypatch.setattr(TensorRT, "build", lambda *given: found.build(*given))  # noqa: PLW0108  # a function becomes a method, a bound method does not
+    return found
+
+
+def fitted(folder: Path, limit: int, step: FitMemory) -> Context:
+    shape = ShapeRange.read("1x4x256:4x4x256:32x4x256")
+    request = Request(
+        "m.onnx", ({"x": shape},), require=Requirements(activation_memory=ByteSize(limit))
+    )
+    ctx = Context(ir.from_proto(onnx.parser.parse_model(MODEL)), folder, request)
+    step.run(ctx)
+    return ctx
+
+
+def test_what_fits_as_asked_is_built_once(tmp_path: Path, rule: Rule) -> None:
+    ctx = fitted(tmp_path, 32_000, FitMemory())
+    assert len(rule.built) == 1
+    assert ctx.get(Engine).path == tmp_path / "engines" / "m.engine"
+    assert ctx.get(Engine).path.is_file()
+    assert not (tmp_path / "fit").exists()
+    assert missed(ctx) == []
+
+
+def test_the_largest_batch_that_fits_is_found_and_stated(tmp_path: Path, rule: Rule) -> None:
+    ctx = fitted(tmp_path, 20_999, FitMemory())
+    assert ctx.get(Engine).memory.activation == 20_000
+    assert str(ctx.request.profiles[0]["x"]) == "1x4x256:4x4x256:20x4x256"
+    texts = [note.text for note in ctx.notes]
+    assert any(text.startswith("batch: largest that fits is 20") for text in texts)
+    assert texts[-1].startswith("chosen: as asked, then batches up to 20: activations 19.53KiB")
+    assert texts[-1].endswith("it fits")
+    assert missed(ctx) == []
+
+
+def test_each_change_is_measured_and_what_brings_nothing_is_undone(
+    tmp_path: Path, rule: Rule
+) -> None:
+    attempts = ("aux-streams", "workspace", "float16")
+    ctx = fitted(tmp_path, 16_000, FitMemory(attempts=attempts))
+    texts = [note.text for note in ctx.notes]
+    assert texts[0].startswith("as asked: activations 31.25KiB")
+    assert "no auxiliary streams: activations 31.25KiB" in texts[1]
+    assert texts[1].endswith("no nearer, so undone")
+    assert "workspace of 64MiB: activations 31.15KiB" in texts[2]
+    assert texts[2].endswith("kept")
+    assert texts[3].startswith("workspace of 8MiB")
+    assert "cast to float16: activations 15.58KiB" in texts[4]
+    assert rule.built[-1].max_aux_streams is None
+    assert rule.built[-1].workspace == ByteSize("64MiB")
+    assert missed(ctx) == []
+
+
+def test_where_nothing_fits_the_closest_is_kept_and_the_requirement_missed(
+    tmp_path: Path, rule: Rule
+) -> None:
+    ctx = fitted(tmp_path, 100, FitMemory(attempts=("batch", "aux-streams")))
+    assert ctx.get(Engine).memory.activation == 4000  # the usual batch: it is not lowered further
+    assert "batch: not even 4 fits; built: 4" in [note.text for note in ctx.notes]
+    assert "does not fit" in ctx.notes[-1].text
+    assert missed(ctx) == ["activation memory is 3.91KiB, over the required 100B"]
+
+
+def test_a_smaller_batch_than_the_usual_one_is_taken_where_it_may(
+    tmp_path: Path, rule: Rule
+) -> None:
+    ctx = fitted(tmp_path, 2500, FitMemory(attempts=("batch",), smallest_batch=1))
+    assert str(ctx.request.profiles[0]["x"]) == "1x4x256:2x4x256:2x4x256"
+    assert missed(ctx) == []
+
+
+def test_builds_that_fail_are_told_and_if_all_do_the_first_error_counts(
+    tmp_path: Path, rule: Rule
+) -> None:
+    rule.failure = "gpu-out-of-memory"
+    with pytest.raises(BuildError, match="gpu-out-of-memory"):
+        fitted(tmp_path, 100, FitMemory(attempts=("aux-streams",)))
+    assert len(rule.built) == 2
+
+
+def test_a_model_that_tensorrt_refuses_is_not_tried_again(tmp_path: Path, rule: Rule) -> None:
+    rule.failure = "unsupported-operator"
+    with pytest.raises(BuildError, match="unsupported-operator"):
+        fitted(tmp_path, 100, FitMemory())
+    assert len(rule.built) == 1
+
+
+def test_it_needs_a_budget(tmp_path: Path) -> None:
+    ctx = Context(ir.from_proto(onnx.parser.parse_model(MODEL)), tmp_path, Request("m"))
+    with pytest.raises(RequestError, match="needs a budget"):
+        FitMemory().run(ctx)
+
+
+@needs_tensorrt
+def test_a_model_too_large_for_one_engine_becomes_a_chain(tmp_path: Path) -> None:
+    model = hourglass()
+    whole = Requirements(total_memory=ByteSize(1))
+    ctx = Context(model, tmp_path, Request("m.onnx", require=whole))
+    FitMemory(attempts=("split",), most_parts=2).run(ctx)
+    chain = ctx.get(Chain)
+    assert [part.engine is not None and part.engine.path.is_file() for part in chain.parts] == [
+        True, True,
+    ]  # fmt: skip
+    assert chain.loading == "one"
+    assert (tmp_path / "parts" / "chain.json").is_file()
+    assert "split into 2 parts" in ctx.notes[-1].text
+    assert len(missed(ctx)) == 1
