@@ -1,11 +1,14 @@
 """What an engine costs by counting, and which node and module is behind each layer."""
 
 import gzip
+import importlib.util
 import json
 import math
 import re
 import shutil
+import time
 from importlib.resources import files
+from pathlib import Path
 
 import layer_dumps
 import models
@@ -16,13 +19,14 @@ import pytest
 from command import trtforge
 from trtforge_plugins.analysis.devices import devices, find_device, rate
 from trtforge_plugins.analysis.layer_map import map_layers
-from trtforge_plugins.analysis.predict import predict
+from trtforge_plugins.analysis.predict import Predict, predict
 from trtforge_plugins.analysis.provenance import module_of, source_of
 from trtforge_plugins.analysis.sizes import Size, layer_size, node_bytes
 from trtforge_plugins.engine_layers import parse_layers
 
-from trtforge import EngineLayer, LayerTensor, RequestError
-from trtforge.analysis import Device
+from trtforge import Context, EngineLayer, LayerTensor, Request, RequestError
+from trtforge.analysis import Device, Prediction
+from trtforge.targets import read_target
 
 UNIT = Device("unit", 89, 1.0, {"float32": 0.001, "int8": 0.002}, ("here",))
 """1e9 bytes and 1e9 float32 or 2e9 int8 operations a second: times can be told by heart."""
@@ -151,6 +155,23 @@ def test_open_dimensions_are_taken_from_the_nodes(shape, expected):
     assert layer_size(layer, [node]) == expected
 
 
+@pytest.mark.slow
+def test_a_dump_of_5000_layers_is_read_and_mapped_within_the_bar(tmp_path):
+    """CPU time: other work on the machine does not count. ``layer_dump_scale.json`` has more."""
+    script = Path(__file__).parent.parent / "benchmarks" / "layer_dump_scale.py"
+    spec = importlib.util.spec_from_file_location(script.stem, script)
+    benchmark = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(benchmark)
+    file, dump = benchmark.prepare(tmp_path, 5000)
+    model, text = ir.load(file), dump.read_text(encoding="utf-8")
+    start = time.process_time()
+    layers = parse_layers(text).layers
+    places = map_layers(model, layers)
+    assert time.process_time() - start < benchmark.BARS["seconds"]
+    assert len(layers) >= 5000
+    assert all(place.nodes and not place.unknown for place in places)
+
+
 # Where nodes come from
 
 STACK = (
@@ -227,6 +248,19 @@ def test_a_type_without_a_rate_is_said():
     found = predict(model, layers, Device("no int8", 89, 1.0, {"float32": 1.0}, ("here",)))
     assert "the table has no rate for int8" in found.notes[0]
     assert next(layer for layer in found.layers if layer.macs).bound == "unknown"
+
+
+def test_a_target_without_a_gpu_in_the_table_is_said(tmp_path):
+    model = ir.from_proto(models.parse(models.MLP))
+    for target, said in (("sm_89", False), ("sm_87", True)):
+        request = Request(source="m", targets=(read_target(target),))
+        ctx = Context(model, tmp_path, request)
+        Predict().run(ctx)
+        notes = ctx.get(Prediction).notes
+        assert any("the table has no GPU of sm_87" in note for note in notes) is said
+    ctx = Context(model, tmp_path, request)
+    Predict(device="T4").run(ctx)
+    assert not any("no GPU of" in note for note in ctx.get(Prediction).notes)
 
 
 # The command

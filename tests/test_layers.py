@@ -31,7 +31,7 @@ op_testing evidence profile_text bisection accuracy_bisection bundle.storage bun
 markdown_summary op_examples op_scaffold plugin_rules tuning
 plugin_export plugin_variants op_bench cuda_timer
 session starter subject bundle.contents bundle.preflight
-bundle.writer diff_figures
+bundle.writer diff_figures matrix matrix.cells
 layer_diff fail_if
 diff_text
 diff_page
@@ -47,6 +47,9 @@ runtime.chain runtime.engine_store
 runtime.onnx_session runtime.runner runtime.rebuild
 runtime.loading
 api cli.answers
+matrix.execute
+matrix.local matrix.on_ray matrix.runs
+cli.matrix
 cli.export
 cli.bundles cli.check cli.doctor cli.look cli.models cli.runs
 cli.op_source

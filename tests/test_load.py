@@ -235,6 +235,15 @@ def test_gpus_that_no_installed_tensorrt_serves(for_other_gpus, here):
         tf.load(for_other_gpus)
 
 
+def test_of_several_gpus_one_that_can_run_it_is_built_for(for_other_gpus, here, opened, builds):
+    here("9.0", "8.6")
+    tf.load(for_other_gpus)
+    assert opened[0].gpu.compute_capability == "8.6"
+    with pytest.raises(EnvironmentLacks, match="does not run on"):
+        tf.load(for_other_gpus, gpu=0)
+    assert len(builds) == 1
+
+
 def test_without_a_model_nothing_can_be_built(tmp_path, here):
     place = bundle(tmp_path, engine(tmp_path / "run", targets=("sm_120",)), with_model=False)
     here("8.6")
@@ -257,7 +266,8 @@ def test_files_that_a_recipe_names_are_left_out(for_other_gpus):
     options = {"timing_cache": "/etc/passwd", "optimization_level": 3, "flavor": "auto"}
     steps = [{"cast": {"to": "float16"}}, {"tensorrt": options}]
     manifest = replace(manifest, recipe={"stages": [{"name": "all", "steps": steps}]})
-    builder = Builder(TensorRT, Library("tensorrt_rtx", "1.7.1.116", "13"), "sm_86")
+    library = Library("tensorrt_rtx", "1.7.1.116", "13")
+    builder = Builder(TensorRT, library, machine("8.6").gpus[0])
     document = builder.document(manifest)
     assert document["stages"] == [
         {

@@ -200,6 +200,30 @@ def test_times_beside_a_layer_dump_are_found(tmp_path):
     assert facts["measured"]["median_ms"] == 0.5
 
 
+def test_engines_of_tensorrt_11_made_elsewhere(tmp_path):
+    """The inspector's JSON as trtexec 11 exports it: a list, with type and format apart."""
+    tensor = {"Name": "t", "Dimensions": [8, 64], "Strides": [64, 1], "StrideOrder": [1, 0],
+              "Datatype": "Half", "Format": "(Linear) Row major linear format"}  # fmt: skip
+    layers = [
+        {"Name": f"{name}_myl0_{index}", "LayerType": "gemm", "Inputs": [tensor],
+         "Outputs": [tensor], "Metadata": f"[ONNX Layer: {name}]", "StreamId": 0}
+        for index, name in enumerate(("up", "down"))
+    ]  # fmt: skip
+    write(tmp_path / "layers_m.json", layers)
+    times = [{"name": layer["Name"], "medianMs": 0.2} for layer in layers]
+    write(tmp_path / "profile_m.json", [{"count": 50}, *times])
+    onnx.save(models.parse(models.MLP), tmp_path / "m.onnx")
+    command = ("profile", tmp_path / "layers_m.json", "-m", tmp_path / "m.onnx", "--json")
+    facts = trtforge(*command, "--shape", "x=8x64").json
+    found = facts["predicted"]["layers"]
+    assert [(layer["nodes"], layer["dtype"]) for layer in found] == [
+        (["up"], "float16"), (["down"], "float16"),
+    ]  # fmt: skip
+    assert found[0]["outputs"] == ["float16 8x64 Linear"]
+    assert found[0]["macs"] == 8 * 64 * 128
+    assert [layer["name"] for layer in facts["measured"]["layers"]] == [x["name"] for x in found]
+
+
 def test_measured_times_of_a_model(tmp_path):
     onnx.save(models.parse(models.MLP), tmp_path / "m.onnx")
     write(tmp_path / "t.json", [{"name": "down", "averageMs": 0.5}])
@@ -251,6 +275,22 @@ def test_an_engine_needs_a_gpu(tmp_path, monkeypatch):
         ProfileEngine().profile(ctx.model, None, ctx)
     with pytest.raises(RequestError, match="make no measurement"):
         ProfileEngine(warmup=-1).profile(ctx.model, None, ctx)
+
+
+def test_a_recipe_measures_and_the_report_says_how(tmp_path):
+    onnx.save(models.parse(models.MLP), tmp_path / "m.onnx")
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text(
+        "shapes: {x: 2x64}\nstages:\n  - name: measure\n    steps:\n"
+        "      - time-onnxruntime: {runs: 8, warmup: 1, provider: cpu, threads: 1}\n"
+    )
+    answer = trtforge("run", recipe, "--model", tmp_path / "m.onnx", "--out", tmp_path / "o",
+                      "--no-compare", "--json")  # fmt: skip
+    assert answer.code == 0, answer.err
+    timings = answer.json["timings"]
+    assert (timings["runs"], timings["warmup"]) == (8, 1)
+    assert timings["intervals"].keys() == {"median"}
+    assert "with 95% confidence" in (tmp_path / "o" / "report.html").read_text(encoding="utf-8")
 
 
 # Stand-ins for TensorRT, CuPy and NVML: no engine runs on the machines of these tests.

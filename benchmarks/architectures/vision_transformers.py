@@ -7,6 +7,7 @@ from torch import nn
 
 from architectures.architecture import Architecture, Range
 from architectures.convolution import Block, Mlp, images
+from architectures.encoder_decoders import Attention
 
 
 class Vit(nn.Module):
@@ -179,7 +180,11 @@ class QuickGelu(nn.Module):
 
 
 class TextTower(nn.Module):
-    """A causal transformer whose last token, the one with the largest id, stands for the text."""
+    """A causal transformer whose last token, the one with the largest id, stands for the text.
+
+    Its attention is not ``nn.MultiheadAttention``: in that, the TorchScript exporter of torch 2.13
+    takes the length for a constant, and the graph stops at any other length.
+    """
 
     def __init__(self, width=48, depth=6, longest=32, words=64):
         super().__init__()
@@ -187,9 +192,7 @@ class TextTower(nn.Module):
         self.position = nn.Parameter(torch.randn(longest, width))
         self.norms1 = nn.ModuleList(nn.LayerNorm(width) for _ in range(depth))
         self.norms2 = nn.ModuleList(nn.LayerNorm(width) for _ in range(depth))
-        self.attention = nn.ModuleList(
-            nn.MultiheadAttention(width, 4, batch_first=True) for _ in range(depth)
-        )
+        self.attention = nn.ModuleList(Attention(width, 4) for _ in range(depth))
         self.mlps = nn.ModuleList(
             nn.Sequential(nn.Linear(width, 4 * width), QuickGelu(), nn.Linear(4 * width, width))
             for _ in range(depth)
@@ -203,7 +206,7 @@ class TextTower(nn.Module):
         parts = zip(self.norms1, self.attention, self.norms2, self.mlps, strict=True)
         for norm1, attention, norm2, mlp in parts:
             y = norm1(x)
-            x = x + attention(y, y, y, need_weights=False, attn_mask=hidden)[0]
+            x = x + attention(y, y, hidden)
             x = x + mlp(norm2(x))
         return self.norm(x)[torch.arange(x.shape[0]), tokens.argmax(-1)]
 

@@ -50,7 +50,9 @@ def demo(
 
 
 def run(
-    recipe: Annotated[str, typer.Argument(help="A recipe file or the name of a shipped recipe.")],
+    recipe: Annotated[
+        str, typer.Argument(help="A recipe file or the name of a shipped recipe.")
+    ] = "",
     *,
     model: Annotated[
         str | None,
@@ -79,11 +81,32 @@ def run(
         bool, typer.Option("--json-lines", help="Print each event as a line of JSON.")
     ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")] = False,
+    matrix: Annotated[
+        Path | None,
+        typer.Option("--matrix", help="Run models x recipes x targets of this file instead."),
+    ] = None,
+    on: Annotated[
+        str, typer.Option("--on", help="Where a matrix runs: here, ray or ray://HOST:PORT.")
+    ] = "here",
+    jobs: Annotated[
+        int, typer.Option("--jobs", min=1, help="How many cells of a matrix run here at a time.")
+    ] = 2,
     without: Without = [],  # noqa: B006  # typer copies it
 ) -> None:
-    """Run a recipe on a model."""
+    """Run a recipe on a model, or many recipes on many models."""
     from trtforge.session import RunOptions
 
+    if matrix is not None:
+        from trtforge.cli.matrix import run_file
+
+        given: dict[str, object] = {"a recipe": recipe, "--model": model, "--set": settings}
+        given |= {"--shape": shapes, "--target": targets, "--resume": resume, "--dry-run": dry_run}
+        run_file(matrix, out, on, jobs, given=given, as_json=as_json, quiet=quiet)
+        return
+    if not recipe:
+        raise RequestError(
+            "no recipe is given", remedy="`trtforge list recipes` shows those that ship"
+        )
     options = RunOptions(
         out=out,
         settings=settings,

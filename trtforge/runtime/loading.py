@@ -116,13 +116,13 @@ class _Loader:
         return self._rebuilt(observer, why)
 
     def _rebuilt(self, observer: Observer | None, why: tuple[str, ...]) -> LoadedModel:
-        gpu = self._machine.gpus[0]
+        manifest = self._bundle.manifest
+        builder = find_builder(manifest, self._machine, self._host)
         store = EngineStore(default_root().absolute())
-        key = store_key(self._bundle.manifest, self._machine, gpu)
+        key = store_key(manifest, self._machine, builder.gpu)
         note = f"built on this machine, since no engine of the bundle fits: {'; '.join(why)}"
         kept = self._kept(store, key)
         if kept is None:
-            builder = find_builder(self._bundle.manifest, self._machine, gpu, self._host)
             with store.locked(key):
                 kept = self._kept(store, key)  # another process may have built it meanwhile
                 if kept is None:

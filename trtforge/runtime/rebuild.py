@@ -31,7 +31,24 @@ class Builder:
 
     backend: type[Backend]
     library: Library
-    sm: str
+    gpu: Gpu
+
+    @property
+    def sm(self) -> str:
+        """The GPU's compute capability as recipes write it: ``sm_86``."""
+        return f"sm_{self.gpu.compute_capability.replace('.', '')}"
+
+    def misfits(self, machine: Environment) -> list[str]:
+        """Return why an engine that was built here would not run here."""
+        fresh = BundledEngine(
+            file="",
+            flavor=self.library.flavor,
+            version=self.library.version,
+            cuda=self.library.cuda,
+            platform=machine.platform,
+            targets=(self.sm,),
+        )
+        return [each.cause for each in misfits(fresh, Place(machine, self.gpu, self.library))]
 
     def document(self, manifest: Manifest) -> dict[str, Any]:
         """Return the tail of the bundle's recipe: the building steps, for this GPU and library."""
@@ -53,30 +70,27 @@ class Builder:
         return {name: value for name, value in options.items() if name not in files}
 
 
-def find_builder(manifest: Manifest, machine: Environment, gpu: Gpu, host: Host) -> Builder:
-    """Return what can build an engine that runs on ``gpu``.
+def find_builder(manifest: Manifest, machine: Environment, host: Host) -> Builder:
+    """Return what can build an engine that runs on a GPU of this machine.
 
     Raises:
         EnvironmentLacks: no installed library both builds and runs there; the message says why.
     """
-    sm = f"sm_{gpu.compute_capability.replace('.', '')}"
     backends = [cls for cls in host.steps.values() if issubclass(cls, Backend)]
     reasons = []
-    for library in _preferred(manifest, machine):
-        able = next((each for each in backends if library.flavor in each.opens), None)
-        if able is None:
-            continue
-        fresh = BundledEngine(
-            file="", flavor=library.flavor, version=library.version, cuda=library.cuda,
-            platform=machine.platform, targets=(sm,),
-        )  # fmt: skip
-        wrong = misfits(fresh, Place(machine, gpu, library))
-        if not wrong:
-            return Builder(able, library, sm)
-        reasons += [f"{library.flavor} {library.version}: {each.cause}" for each in wrong]
+    for gpu in machine.gpus:
+        for library in _preferred(manifest, machine):
+            able = next((each for each in backends if library.flavor in each.opens), None)
+            if able is None:
+                continue
+            builder = Builder(able, library, gpu)
+            wrong = builder.misfits(machine)
+            if not wrong:
+                return builder
+            reasons += [f"{library.flavor} {library.version}: {cause}" for cause in wrong]
     raise EnvironmentLacks(
         "no installed TensorRT builds an engine that runs here: "
-        f"{'; '.join(reasons) or 'none is installed'}"
+        f"{'; '.join(reasons) or 'none is installed, or there is no GPU'}"
     )
 
 

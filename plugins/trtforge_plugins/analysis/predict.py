@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import onnx_ir as ir
@@ -59,7 +59,14 @@ class Predict(Step):
         if ctx.request.profiles:
             shapes = {name: shape.opt for name, shape in ctx.request.profiles[0].items()}
         device = find_device(self.device, targets)
-        ctx.put(predict(ctx.model, layers.layers if layers else (), device, shapes))
+        found = predict(ctx.model, layers.layers if layers else (), device, shapes)
+        if not self.device and targets and f"sm_{device.sm}" not in targets:
+            stand_in = (
+                f"the table has no GPU of {', '.join(targets)}: figures are for {device.name}; "
+                "--device or the option device chooses another"
+            )
+            found = replace(found, notes=(*found.notes, stand_in))
+        ctx.put(found)
         return 0
 
 

@@ -19,6 +19,7 @@ SAME_TYPE = (
     "Add", "Sub", "Mul", "Div", "Pow", "Sqrt", "Reciprocal", "ReduceMean", "Sigmoid", "Neg", "Erf",
     "Tanh", "Gelu", "Concat", "Slice", "Split", "Reshape", "MatMul", "InstanceNormalization",
     "LayerNormalization", "RMSNormalization", "GroupNormalization", "Unsqueeze", "Transpose",
+    "Softmax",
 )  # fmt: skip
 """Operators whose first result has the type of their first input that is no constant."""
 MOVES = ("Split", "Slice", "Concat", "Reshape", "Unsqueeze", "Squeeze", "Transpose", "Neg")
@@ -242,10 +243,15 @@ def _as_vector(value: ir.Value, user: ir.Node) -> ir.Value:
 
 
 def same_shape(a: ir.Value, b: ir.Value) -> bool:
-    """Whether both shapes are known to be equal; dimensions without a name may differ."""
-    if a.shape is None or b.shape is None or a.shape != b.shape:
+    """Whether both shapes are known to be equal."""
+    if a.shape is None or b.shape is None or len(a.shape) != len(b.shape):
         return False
-    return all(isinstance(dim, int) or dim.value is not None for dim in a.shape)
+    return all(map(same_dim, a.shape, b.shape))
+
+
+def same_dim(a: object, b: object) -> bool:
+    """Whether two dimensions are known to be equal; two without a number or name may differ."""
+    return a == b and getattr(a, "value", a) is not None
 
 
 def means_last_axis(value: ir.Value) -> bool:

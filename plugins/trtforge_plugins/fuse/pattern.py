@@ -82,6 +82,18 @@ class Number(Pattern):
 
 
 @dataclass(frozen=True)
+class Scalar(Pattern):
+    """Any constant of one element, kept under a name."""
+
+    name: str
+
+    def matches(self, value: ir.Value | None, match: Match) -> Iterator[Match]:
+        """Yield the match with the value under its name."""
+        if scalar(value) is not None:
+            yield from Input(self.name).matches(value, match)
+
+
+@dataclass(frozen=True)
 class Either(Pattern):
     """One of several patterns; those in front are tried first."""
 

@@ -8,6 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from trtforge.graph import add_initializer, constant, is_op, scalar, unique_name
+from trtforge_plugins.fuse.fusion import same_dim
 
 SMOOTH = ("Cos", "Sin", "Cast", "Identity")
 """Operators that treat every entry alike."""
@@ -44,9 +45,9 @@ def find_table(
     dims = (*(1,) * (len(shape) - len(value.shape)), *value.shape)
     if dims[0] != 1:
         return f"{value.name!r} is not known to be the same for all samples"
-    if dims[1] == 1 and _equal(dims[2], shape[2]):
+    if dims[1] == 1 and same_dim(dims[2], shape[2]):
         heads_last = False
-    elif dims[2] == 1 and _equal(dims[1], shape[1]):
+    elif dims[2] == 1 and same_dim(dims[1], shape[1]):
         heads_last = True
     else:
         return f"{value.name!r} is not known to be one row per position, the same for all heads"
@@ -56,11 +57,6 @@ def find_table(
     if doubled and not _says_all_twice(table):
         return f"the two numbers of each pair in {value.name!r} are not known to be the same"
     return table
-
-
-def _equal(a: object, b: object) -> bool:
-    """Whether two dimensions are known to be equal; two without a number or name may differ."""
-    return a == b and getattr(a, "value", a) is not None
 
 
 def _says_all_twice(table: Table) -> bool:

@@ -1,0 +1,81 @@
+"""A matrix on a real Ray cluster: three raylets of this machine, one dies while it builds."""
+
+import shutil
+import threading
+import time
+
+import pytest
+
+from trtforge import demo
+from trtforge.errors import EnvironmentLacks
+from trtforge.matrix.cells import read_matrix
+from trtforge.matrix.on_ray import RayCluster
+from trtforge.matrix.runs import run_matrix
+
+ray = pytest.importorskip("ray", reason="NOT RUN: Ray is not installed")
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """A head that takes no work, and two nodes: both are for sm_86, one also for sm_89."""
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(
+        initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False}
+    )
+    cluster.first = cluster.add_node(num_cpus=1, resources={"sm_86": 1, "sm_89": 1})
+    cluster.second = cluster.add_node(num_cpus=1, resources={"sm_86": 1})
+    ray.init(address=cluster.address, log_to_driver=False)
+    cluster.wait_for_nodes()
+    yield cluster
+    ray.shutdown()
+    cluster.shutdown()
+
+
+@pytest.fixture
+def place(tmp_path):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    shutil.copy(demo.MODEL, folder / "digits.onnx")
+    return folder
+
+
+def cells(place, text):
+    (place / "matrix.yaml").write_text(text)
+    return read_matrix(place / "matrix.yaml")
+
+
+def test_cells_run_where_their_gpu_is(cluster, place, tmp_path):
+    text = "models: {digits: digits.onnx}\nrecipes: [convert]\ntargets: [sm_86, sm_89]\n"
+    rows = run_matrix(cells(place, text), place, tmp_path / "out", RayCluster(cluster.address))
+    assert [row.outcome.exit_code for row in rows] == [0, 0]
+    assert rows[1].outcome.machine == cluster.first.node_id[:12]
+    assert (tmp_path / "out" / "digits.convert.sm_86" / "model.onnx").is_file()
+
+
+def test_a_node_that_dies_while_it_builds_costs_nothing(cluster, place, tmp_path):
+    text = (
+        "models: {digits: {model: digits.onnx, shapes: {image: 1x1x8x8}}}\n"
+        "recipes: [fp16, bf16]\ntargets: [sm_86]\n"
+    )
+
+    def kill():
+        while ray.available_resources().get("CPU", 0):  # until both nodes are at work
+            time.sleep(0.05)
+        cluster.remove_node(cluster.first, allow_graceful=False)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    rows = run_matrix(cells(place, text), place, tmp_path / "out", RayCluster(cluster.address))
+    killer.join()
+    assert [row.outcome.exit_code for row in rows] == [0, 0], [r.outcome.error for r in rows]
+    assert {row.outcome.machine for row in rows} == {cluster.second.node_id[:12]}
+    assert all(row.engine_size for row in rows)
+
+
+def test_a_cluster_that_is_not_there():
+    if ray.is_initialized():
+        ray.shutdown()
+    with pytest.raises(EnvironmentLacks, match="no Ray cluster"):
+        RayCluster("127.0.0.1:1")
