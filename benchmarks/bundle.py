@@ -79,11 +79,11 @@ def flushed(place: Path) -> None:
         os.close(handle)
 
 
-def timed(job: Any) -> float:
-    """Return the wall time of ``job`` in seconds."""
-    started = time.perf_counter()
+def timed(job: Any) -> tuple[float, float]:
+    """Return the wall time of ``job`` and the processor time of all threads, in seconds."""
+    started, busy = time.perf_counter(), time.process_time()
     job()
-    return time.perf_counter() - started
+    return time.perf_counter() - started, time.process_time() - busy
 
 
 def copy(bundle: Path, target: Path) -> None:
@@ -96,7 +96,9 @@ def speeds(run: Path, folder: Path, rounds: int) -> dict[str, Any]:
     """Return the medians of alternating writes and copies, and of checking."""
     contents, bundle = of_runs([run]), folder / "bundle"
     size = write(contents, bundle).stored_bytes
-    times: dict[str, list[float]] = {"copy": [], "folder": [], "zip": [], "check": []}
+    times: dict[str, list[tuple[float, float]]] = {
+        name: [] for name in ("copy", "folder", "zip", "check")
+    }
     for number in range(rounds + 1):
         pair = {
             "copy": timed(lambda: copy(bundle, folder / "copy")),
@@ -110,13 +112,17 @@ def speeds(run: Path, folder: Path, rounds: int) -> dict[str, Any]:
         if number:  # the first round warms the page cache
             for name, seconds in pair.items():
                 times[name].append(seconds)
-    rate = {name: size / median(values) / 1e9 for name, values in times.items()}
-    ratios = [plain / ours for plain, ours in zip(times["copy"], times["folder"], strict=True)]
-    zipped = [plain / ours for plain, ours in zip(times["copy"], times["zip"], strict=True)]
+    wall = {name: [seconds for seconds, _ in values] for name, values in times.items()}
+    busy = {name: median(seconds for _, seconds in values) for name, values in times.items()}
+    rate = {name: size / median(values) / 1e9 for name, values in wall.items()}
+    ratios = [plain / ours for plain, ours in zip(wall["copy"], wall["folder"], strict=True)]
+    zipped = [plain / ours for plain, ours in zip(wall["copy"], wall["zip"], strict=True)]
     return {
         "bytes": size,
         "hash": "BLAKE3",
         "gb_per_s": {name: round(value, 2) for name, value in rate.items()},
+        "processor_s": {name: round(value, 3) for name, value in busy.items()},
+        "load_average": [round(value, 1) for value in os.getloadavg()],
         "folder_to_copy": round(median(ratios), 3),
         "zip_to_copy": round(median(zipped), 3),
     }
