@@ -130,7 +130,7 @@ class Bundle:
         except BundleError as error:
             error.at(str(path))
             raise
-        except (OSError, zipfile.BadZipFile) as error:
+        except (OSError, EOFError, zipfile.BadZipFile) as error:
             raise _unreadable(path, error) from error
 
     def _small(self, name: str, sizes: dict[str, int]) -> bytes:
@@ -240,7 +240,8 @@ def _check_listed(manifest: Manifest, sizes: dict[str, int]) -> None:
             )
 
 
-def _unreadable(path: Path, error: OSError | zipfile.BadZipFile) -> RequestError:
+def _unreadable(path: Path, error: OSError | EOFError | zipfile.BadZipFile) -> RequestError:
     if isinstance(error, OSError):
         return RequestError(f"cannot be read: {error.strerror or error}", where=str(path))
-    return BundleError(f"the zip file is damaged: {error}", where=str(path), remedy="copy it again")
+    cause = str(error) or "an entry ends too early"
+    return BundleError(f"the zip file is damaged: {cause}", where=str(path), remedy="copy it again")
