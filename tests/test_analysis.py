@@ -7,6 +7,7 @@ import math
 import re
 import shutil
 import time
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 
@@ -102,6 +103,16 @@ def test_all_work_of_a_real_network_is_found_in_its_layers():
     assert all(layer.bytes_known for layer in found.layers)
     assert found.floor_ms < found.serial_ms
     assert not found.notes
+
+
+def test_work_that_no_layer_shows_is_said():
+    model, layers = golden("conv_int8")
+    silent = [replace(layer, kind="loop", name="loop", tactic="") for layer in layers]
+    found = predict(model, silent, UNIT)
+    assert found.macs > 0
+    assert sum(layer.macs for layer in found.layers) == 0
+    assert "the work of 1 nodes is in no layer's floor" in found.notes[0]
+    assert found.notes[0].endswith("the first is conv (Conv)")
 
 
 def test_every_layer_has_nodes_or_is_tensorrts_own():

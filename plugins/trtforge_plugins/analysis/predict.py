@@ -261,6 +261,12 @@ def _notes(
             f"{len(uncounted)} nodes that multiply are not counted, the first is "
             f"{uncounted[0].name}: {uncounted[0].reason}"
         )
+    lost = [node for node in nodes if node.macs and not any(layers[i].macs for i in node.layers)]
+    if layers and lost:
+        yield (
+            f"the work of {len(lost)} nodes is in no layer's floor, as it is not known which layer "
+            f"does it; the first is {lost[0].name} ({lost[0].op})"
+        )
     unknown = sum(not layer.bytes_known for layer in layers)
     if unknown:
         yield f"{unknown} layers have tensors of unknown size, counted with 1 for what is open"
