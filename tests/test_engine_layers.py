@@ -83,7 +83,7 @@ def test_every_line_of_a_golden_dump_becomes_a_layer(path: Path):
     layers = parse_layers(text).layers
     printed = text.partition("\n\nI/O Tensors:")[0].count(", TacticName: ")
     assert len(layers) == printed
-    known = {"float32", "float16", "int8", "float8e4m3fn"}
+    known = {"float32", "float16", "int8", "float8e4m3fn", "int64"}
     for layer in layers:
         assert layer.kind
         assert {t.dtype for t in layer.inputs + layer.constants + layer.outputs} <= known
