@@ -18,6 +18,9 @@ X = np.random.default_rng(0).normal(size=(2, 3, 5, 4)).astype(np.float32)
 ANGLES = np.random.default_rng(1).normal(size=(5, 2)).astype(np.float32)
 # The same products and sums; a difference in place of the sum with the negated is the same, too.
 EXACT = {"rtol": 0.0, "atol": 0.0}
+# ONNX Runtime's cosine of a number is a float32 step apart by the number's place in its tensor, and
+# the fused tables are half as long: such a step of two factors, times values of up to four.
+COSINE_STEP = {"rtol": 0.0, "atol": 2 * 4 * 2.0**-23}
 BOUNDS = """
     int64[1] zero = {0}, int64[1] one = {1}, int64[1] two = {2}, int64[1] four = {4},
     int64[1] end = {9223372036854775807}, int64[1] last = {-1}, int64[1] behind = {4},
@@ -185,7 +188,7 @@ def test_any_size_and_value_gives_the_same(
         "x": random.normal(size=(2, heads, positions, 2 * pairs)).astype(np.float32),
         "angles": random.normal(size=(positions, pairs)).astype(np.float32),
     }
-    check_pass(FuseRotaryEmbedding(), text, feeds, changes=1, **EXACT)
+    check_pass(FuseRotaryEmbedding(), text, feeds, changes=1, **COSINE_STEP)
 
 
 @pytest.mark.parametrize("export", fusions.EXPORTERS)

@@ -24,6 +24,13 @@ def test_what_is_no_size(text):
         ByteSize(text)
 
 
+@pytest.mark.parametrize("text", ["9" * 400, "99999999999TiB", 2**70])
+def test_a_size_that_no_machine_has_is_refused(text):
+    with pytest.raises(RequestError, match="more than any machine has") as caught:
+        ByteSize(text)
+    assert len(caught.value.what) < 100
+
+
 @given(st.integers(0, 2**50))
 def test_a_size_survives_being_written_when_a_unit_divides_it(count):
     text = format_bytes(count)

@@ -26,6 +26,10 @@ _SHAPE = re.compile(r"\[?\s*\d+(?:\s*[x,]\s*\d+)*\s*\]?")
 MAX_DIM = 2**31 - 1  # TensorRT's own limit for one dimension
 
 
+def _short(text: str) -> str:
+    return text if len(text) <= 40 else f"{text[:37]}..."
+
+
 def _schema(parse: Any) -> Any:
     from pydantic_core import core_schema  # deferred: authors need not have pydantic loaded
 
@@ -50,7 +54,13 @@ class ByteSize(int):
         match = _SIZE.fullmatch(str(value))
         if not match or match[2].upper() not in UNITS:
             raise RequestError(f"{value!r} is not a size", remedy="write it like 4GiB or 512MiB")
-        return super().__new__(cls, round(float(match[1]) * UNITS[match[2].upper()]))
+        size = float(match[1]) * UNITS[match[2].upper()]
+        if size >= 2**63:
+            raise RequestError(
+                f"{_short(str(value))!r} is more than any machine has",
+                remedy="write it like 4GiB or 512MiB",
+            )
+        return super().__new__(cls, round(size))
 
     def __str__(self) -> str:
         return format_bytes(int(self))
