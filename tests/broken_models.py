@@ -1,4 +1,4 @@
-"""A hundred models that do not build, ten of each class: what is wrong, and what mends it.
+"""Models that do not build, ten of each of thirteen classes: what is wrong, and what mends it.
 
 A remedy is applied as a user would: the recipe ``convert``, a frozen input, another option, or the
 text of the model changed as the remedy says.
@@ -389,12 +389,131 @@ def graphs() -> Iterator[Broken]:
         yield case(f"shapes-of-{name}", text, "shapes-do-not-fit")
 
 
+def attributes() -> Iterator[Broken]:
+    def case(name: str, text: str, right: tuple[str, str], code: str = "", **more: Any) -> Broken:
+        """``right`` are the wrong words of the text, and those that the remedy asks for."""
+        code = code or "attribute-out-of-range"
+        return Broken(name, "attributes", text, code, mended=text.replace(*right), **more)
+
+    matrix = "g (float[4,2] x) => (float[N,M] y) {{ y = {} (x) }}".format
+    yield case("axis", matrix("Softmax <axis = 7>"), ("7", "1"), "axis-out-of-range")
+    yield case("permutation", matrix("Transpose <perm = [0, 0]>"), ("[0, 0]", "[1, 0]"))
+    unsqueeze = "g (float[2] x) => (float[N,M] y) <int64[1] a = {9}> { y = Unsqueeze (x, a) }"
+    yield case("new-axis", unsqueeze, ("{9}", "{1}"), "axis-out-of-range")
+    convolution = (
+        "g (float[1,1,8,8] x, float[1,1,3,3] w) => (float[1,1,N,M] y) {{ y = Conv <{}> (x, w) }}"
+    ).format
+    yield case("negative-pad", convolution("pads = [-1, 0, 0, 0]"), ("-1", "1"))
+    yield case("stride-of-0", convolution("strides = [0, 0]"), ("[0, 0]", "[1, 1]"))
+    image = "g (float[1,3,4,4] x) => (float[1,3,N,M] y) {{ y = {} (x) }}".format
+    yield case("even-window", image("LRN <size = 4>"), ("= 4", "= 5"))
+    pads = image("AveragePool <kernel_shape = [2,2], pads = [3,3,3,3]>")
+    yield case("pads-beyond-kernel", pads, ("[3,3,3,3]", "[1,1,1,1]"))
+    product = (
+        "g (float[2,3] x, float[3,4] z) => (float[N,M] y) "
+        '{ y = Einsum <equation = "ij,jk->iq"> (x, z) }'
+    )
+    yield case("equation", product, ("iq", "ik"))
+    attention = (
+        "g (float[1,4,16] q, float[1,4,16] k, float[1,4,16] v) => (float[1,4,16] y) "
+        "{ y = Attention <is_causal = 0> (q, k, v) }"
+    )
+    heads = ("is_causal = 0", "q_num_heads = 2, kv_num_heads = 2")
+    yield case("heads", attention, heads, "attribute-missing", opset=23)
+    scales = (
+        "g (int8[2,4] x) => (float[2,4] y) <float[2] s = {0.5, 0.5}> "
+        "{ y = DequantizeLinear <axis = 1> (x, s) }"
+    )
+    yield case("axis-of-scales", scales, ("axis = 1", "axis = 0"), "count-of-scales")
+
+
+def sizes() -> Iterator[Broken]:
+    def case(name: str, text: str, code: str, right: tuple[str, str] = ("", "")) -> Broken:
+        """``right`` are the wrong words of the text, and those that the remedy asks for."""
+        mended = text.replace(*right) if right[0] else ""
+        return Broken(name, "sizes", text, code, convert=not right[0], mended=mended)
+
+    kernel = "g (float[1,1,2,2] x, float[1,1,5,5] w) => (float[1,1,N,M] y) { y = Conv (x, w) }"
+    yield case("kernel-beyond-image", kernel, "negative-length", ("1,1,2,2", "1,1,6,6"))
+    expand = "g (float[3] x) => (float[N] y) <int64[1] s = {4}> { y = Expand (x, s) }"
+    yield case("expand-of-3", expand, "slice-out-of-bounds", ("[3]", "[1]"))
+    reshape = "g (float[4,4] x) => (float[N,M] y) <int64[2] s = {S}> { y = Reshape (x, s) }"
+    for name, wrong in (("two-wildcards", "{-1,-1}"), ("no-solution", "{3,-1}")):
+        text = reshape.replace("{S}", wrong)
+        yield case(name, text, "reshape-without-solution", (wrong, "{2,-1}"))
+    step = (
+        "g (float[4] x) => (float[N] y) <int64[1] a = {0}, int64[1] e = {4}, int64[1] t = {0}> "
+        "{ y = Slice (x, a, e, a, t) }"
+    )
+    yield case("step-of-0", step, "step-of-zero", ("t = {0}", "t = {1}"))
+    top = "g (float[8] x) => (float[N] y, int64[N] i) <int64[1] k = {9}> { y, i = TopK (x, k) }"
+    yield case("top-9-of-8", top, "topk-beyond-axis", ("{9}", "{8}"))
+    product = "g (float[2,2,2] x, float[2,2] z) => (float[2,2,2] y) { y = Gemm (x, z) }"
+    yield case("gemm-of-3-dimensions", product, "wrong-rank", ("Gemm", "MatMul"))
+    many = (
+        "g (float[1,1,1,1,1,1,1,1,2] x) => (float[N] y) <int64[1] s = {-1}> { y = Reshape (x, s) }"
+    )
+    yield case(
+        "9-dimensions", many, "too-many-dimensions", ("1,1,1,1,1,1,1,1,2", "1,1,1,1,1,1,1,2")
+    )
+    huge = "g (float[2147483648] x) => (float[2147483648] y) { y = Relu (x) }"
+    yield case("dimension-of-2-to-31", huge, "dimension-too-large", ("2147483648", "65536"))
+    loop = (
+        "g (int64 n, float[2] x) => (float[2] y) <bool c = {1}> { y = Loop (n, c, x) "
+        "<body = b (int64 i, bool ci, float[2] s) => (bool co, float16[2] t) "
+        "{ co = Identity (ci) t = Cast <to = 10> (s) }> }"
+    )
+    yield case("loop-changes-type", loop, "loop-changes-type", ("to = 10", "to = 1"))
+
+
+def kernels() -> Iterator[Broken]:
+    def case(name: str, text: str, code: str, mended: str = "", **more: Any) -> Broken:
+        return Broken(name, "no kernel", text, code, convert=not mended, mended=mended, **more)
+
+    attention = (
+        "g (float[1,2,4,8] q, float[1,2,4,8] k, float[1,2,4,8] v) => (float[1,2,4,8] y) "
+        "{ y = Attention <is_causal = 0> (q, k, v) }"
+    )
+    causal = attention.replace("causal = 0", "causal = 1")
+    for name, text in (
+        ("attention", attention),
+        ("attention-of-half", attention.replace("float", "float16")),
+        ("causal-attention", causal),
+    ):
+        yield case(name, text, "attention-without-kernel", opset=23)
+    eye = "g (float[N,M] x) => (float[N,M] y) { y = EyeLike (x) }"
+    fixed = eye.replace("N,M", "3,3")
+    yield case(
+        "eye", eye, "dynamic-shape-refused", fixed, shapes={"x": "2x2:2x2:4x4"}, right_shapes={}
+    )
+    loop = (
+        "g (float[1] x) => (float[K] y) <int64 n = {3}, bool c = {1}> { y = Loop (n, c, x) "
+        "<body = b (int64 i, bool ci, float[P] s) => (bool co, float[Q] t) "
+        "{ co = Identity (ci) t = Concat <axis = 0> (s, s) }> }"
+    )
+    yield case("growing-loop", loop, "loop-changes-shape")
+
+    def cast(name: str, dtype: str, node: str, code: str, to: int, *, result: str = "") -> Broken:
+        """One node that does not take its type; mended by a Cast on each side, as is proposed."""
+        head, result = f"g ({dtype}[4] x) => ", result or dtype
+        back = {"float": 1, "uint8": 2, "bool": 9}[result]
+        text = f"{head}({result}[4] y) {{ y = {node} }}"
+        body = f"a = Cast <to = {to}> (x) b = {node.replace('x', 'a')} y = Cast <to = {back}> (b)"
+        return case(name, text, code, f"{head}({result}[4] y) {{ {body} }}")
+
+    yield cast("relu-of-uint8", "uint8", "Relu (x)", "uint8", 1)
+    yield cast("not-of-float", "float", "Not (x)", "type-of-operator", 9)
+    yield cast("and-of-float", "float", "And (x, x)", "type-of-operator", 9)
+    yield cast("power-of-bool", "bool", "Pow (x, x)", "type-of-operator", 1)
+    yield cast("nan-of-integer", "int32", "IsNaN (x)", "type-of-operator", 1, result="bool")
+
+
 CLASSES = (
     unknown_operators, constants, types, mixed_types, quantization, ranges, targets, limits, forms,
-    graphs,
+    graphs, attributes, sizes, kernels,
 )  # fmt: skip
 
 
 def all_broken() -> list[Broken]:
-    """Return all hundred."""
+    """Return all of them."""
     return [broken for make in CLASSES for broken in make()]

@@ -1,4 +1,4 @@
-"""A hundred broken models: each is refused with the right cause, and its remedy makes it build.
+"""Broken models: each is refused with the right cause, and its remedy makes it build.
 
 All builds are real ones, by TensorRT-RTX.
 """
@@ -113,11 +113,11 @@ def said_ranges(error: TrtforgeError, broken: Broken) -> dict[str, str]:
 
 def test_there_are_ten_of_each_class_and_many_causes():
     assert set(Counter(broken.kind for broken in BROKEN).values()) == {10}
-    assert len(BROKEN) == 100
-    assert len({broken.name + broken.kind for broken in BROKEN}) == 100
+    assert len(BROKEN) == 130
+    assert len({broken.name + broken.kind for broken in BROKEN}) == 130
 
 
 def test_many_rules_are_provoked_here_by_real_models():
     known = {rule.code for rule in rules()}
-    assert len({broken.code for broken in BROKEN} & known) >= 20
-    assert sum(broken.code in known for broken in BROKEN) >= 90
+    assert len({broken.code for broken in BROKEN} & known) >= 40
+    assert sum(broken.code in known for broken in BROKEN) >= 120
