@@ -1,5 +1,6 @@
 """A matrix on a real Ray cluster: three raylets of this machine, one dies while it builds."""
 
+import os
 import shutil
 import threading
 import time
@@ -8,6 +9,7 @@ import pytest
 
 from trtforge import demo
 from trtforge.errors import EnvironmentLacks
+from trtforge.matrix import on_ray
 from trtforge.matrix.cells import read_matrix
 from trtforge.matrix.on_ray import RayCluster
 from trtforge.matrix.runs import run_matrix
@@ -54,18 +56,46 @@ def test_cells_run_where_their_gpu_is(cluster, place, tmp_path):
     assert (tmp_path / "out" / "digits.convert.sm_86" / "model.onnx").is_file()
 
 
-def test_a_node_that_dies_while_it_builds_costs_nothing(cluster, place, tmp_path):
+def held_at(node, place):
+    """Return what runs a cell, but on ``node`` its build never comes to an end.
+
+    The other node begins when that one builds: else it might take both cells.
+    """
+    own, building = on_ray._run_there, place / "building"
+
+    def run_there(data, names, *contents):
+        from trtforge_plugins.tensorrt.backend import TensorRT
+
+        os.environ["TRTFORGE_CACHE"] = str(place / "cache")
+        build = TensorRT.build
+
+        def build_for_ever(self, model, ctx):
+            building.touch()
+            build(self, model, ctx)
+            time.sleep(600)
+
+        if ray.get_runtime_context().get_node_id() == node:
+            TensorRT.build = build_for_ever
+        while not building.exists() and TensorRT.build is build:
+            time.sleep(0.05)
+        return own(data, names, *contents)
+
+    return run_there
+
+
+def test_a_node_that_dies_while_it_builds_costs_nothing(cluster, place, tmp_path, monkeypatch):
     text = (
         "models: {digits: {model: digits.onnx, shapes: {image: 1x1x8x8}}}\n"
         "recipes: [fp16, bf16]\ntargets: [sm_86]\n"
     )
+    monkeypatch.setattr(on_ray, "_run_there", held_at(cluster.first.node_id, tmp_path))
 
     def kill():
-        while ray.available_resources().get("CPU", 0):  # until both nodes are at work
+        while not (tmp_path / "building").exists():
             time.sleep(0.05)
         cluster.remove_node(cluster.first, allow_graceful=False)
 
-    killer = threading.Thread(target=kill)
+    killer = threading.Thread(target=kill, daemon=True)
     killer.start()
     rows = run_matrix(cells(place, text), place, tmp_path / "out", RayCluster(cluster.address))
     killer.join()

@@ -120,6 +120,55 @@ def test_large_weights_are_not_copied_and_the_model_stays(tmp_path):
     assert loaded.graph.initializers["w"].const_value.path.endswith("w.bin")
 
 
+TYPES = [
+    ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.FLOAT8E4M3FN,
+    ir.DataType.INT4, ir.DataType.BOOL, ir.DataType.UINT16,
+]  # fmt: skip
+EVERYWHERE = """
+<ir_version: 10, opset_import: ["" : 21]>
+g (float[2048] x, bool c) => (float[2048] y) {
+  wide = Cast<to: int = 1>(kept)
+  inner = Constant()
+  wider = Cast<to: int = 1>(inner)
+  chosen = If (c) <
+    then_branch = t () => (float[2048] a) { own = Constant()  a = Cast<to: int = 1>(own) },
+    else_branch = e () => (float[2048] b) { b = Identity (x) }>
+  both = Add (wide, wider)
+  all = Add (both, chosen)
+  y = Add (all, x)
+}
+"""
+
+
+@pytest.mark.parametrize("kind", TYPES, ids=lambda kind: kind.name)
+def test_weights_in_a_data_file_may_have_any_type_and_place(tmp_path, kind):
+    """As a model has them that comes from the step cache; bfloat16 once failed on a second run."""
+    array = (np.arange(2048) % 2).astype(kind.numpy())
+    data = tmp_path / "0123abcd"
+    data.write_bytes(ir.tensor(array, kind).tobytes())
+
+    def weight() -> ir.ExternalTensor:
+        return ir.ExternalTensor(
+            data.name, 0, data.stat().st_size, kind,
+            shape=ir.Shape([2048]), name="kept", base_dir=str(tmp_path),
+        )  # fmt: skip
+
+    whole = ir.from_onnx_text(EVERYWHERE)
+    kept = ir.Value(name="kept", const_value=weight())
+    kept.type, kept.shape = ir.TensorType(kind), ir.Shape([2048])
+    whole.graph.register_initializer(kept)
+    whole.graph.node(0).replace_input_with(0, kept)
+    constants = [node for node in whole.graph.all_nodes() if node.op_type == "Constant"]
+    for node in constants:
+        node.attributes["value"] = ir.AttrTensor("value", weight())
+    feed = {"x": np.zeros(2048, np.float32), "c": np.array(True)}
+    result = Reference(whole, provider="cpu").run(feed)["y"]
+    np.testing.assert_array_equal(result, 3 * (np.arange(2048) % 2))
+    assert len(constants) == 2
+    assert isinstance(kept.const_value, ir.ExternalTensor)
+    assert isinstance(constants[0].attributes["value"].as_tensor(), ir.ExternalTensor)
+
+
 def test_unoptimized_and_threads_are_accepted():
     reference = Reference(model(ADD), provider="cpu", optimize=False, threads=1)
     assert reference.run({"x": np.zeros((1, 2), np.float32), "k": np.array([1])})["z"] == 2

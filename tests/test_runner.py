@@ -14,6 +14,7 @@ import onnx_ir as ir
 import pytest
 
 import trtforge as tf
+from trtforge import demo
 from trtforge.api import RunOptions, plan, run
 from trtforge.graph import bypass
 from trtforge.host import Host
@@ -183,6 +184,23 @@ def test_a_second_run_takes_everything_from_the_cache(host, folder):
     assert LOG == ["compare-nothing"]
     assert [record.cached for record in watcher.records] == [False, True, True, False]
     assert second.model.read_bytes() == first.model.read_bytes()
+
+
+def test_a_second_run_compares_weights_that_come_from_the_cache(tmp_path, monkeypatch):
+    """NumPy has no bfloat16; ONNX Runtime was once given the name of the cache's file instead."""
+    monkeypatch.setenv("TRTFORGE_CACHE", str(tmp_path / "cache"))
+    path = tmp_path / "r.yaml"
+    path.write_text(
+        "require: {cosine: 0.99}\n"
+        "stages: [{name: all, steps: [upgrade-opset: {to: 22}, cast: {to: bfloat16}, verify]}]\n"
+    )
+    runs = [run(path, demo.MODEL, out=tmp_path / name) for name in ("first", "second")]
+    assert [done.exit_code for done in runs] == [0, 0]
+    cast = next(
+        each for stage in runs[1].report.stages for each in stage.steps if each.step == "cast"
+    )
+    assert cast.cached
+    assert runs[0].report.comparison == runs[1].report.comparison
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,9 @@ from trtforge.errors import (
     did_you_mean,
 )
 from trtforge.float4 import uses_float4, without_float4
+from trtforge.inline_weights import inline
 from trtforge.rounding import computes_in_half, round_explicitly
+from trtforge.weights import exchanged
 
 if TYPE_CHECKING:
     from trtforge.artifacts import Array
@@ -40,7 +42,7 @@ CPU = "CPUExecutionProvider"
 CUDA = "CUDAExecutionProvider"
 _CUDA_OPTIONS = {"use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"}
 _SHARED_OVER = 1024  # bytes; smaller initializers travel inside the serialized model
-_SHAREABLE = frozenset({"float64", "float32", "float16", "int64", "int32", "int8", "uint8"})
+_SHAREABLE_BITS = (8, 16, 32, 64)  # of an element; those of less share bytes
 _TEXT = 600  # characters of ONNX Runtime's own message that are shown
 
 
@@ -271,31 +273,50 @@ def _start(model: ir.Model, provider: str, chosen: _Options) -> Any:
 def _shared_weights(model: ir.Model, options: Any) -> Iterator[list[Any]]:
     """Take large weights out of ``model`` for the time of a ``with`` block.
 
-    They are given to the session as they lie in memory.
+    They are given to the session as they lie in memory. It gets the rest as bytes, which may name
+    no data file, so all else that lies in one becomes part of them.
     """
+    shared = {
+        value: value.const_value
+        for value in model.graph.initializers.values()
+        if value.const_value is not None and _is_shareable(value.const_value)
+    }
+    values = [_ort_value(tensor) for tensor in shared.values()]
+    if shared:
+        options.add_external_initializers([value.name for value in shared], values)
+    stand_ins = {value: _stand_in(value.name, tensor) for value, tensor in shared.items()}
+    kept = {id(stand_in) for stand_in in stand_ins.values()}
+    try:
+        for value, stand_in in stand_ins.items():
+            value.const_value = stand_in
+        with exchanged(model, lambda each: each if id(each) in kept else inline(each)):
+            yield values
+    finally:
+        for value, tensor in shared.items():
+            value.const_value = tensor
+
+
+def _is_shareable(tensor: ir.TensorProtocol) -> bool:
+    if tensor.dtype in (ir.DataType.STRING, ir.DataType.UNDEFINED):
+        return False
+    return tensor.dtype.bitwidth in _SHAREABLE_BITS and tensor.nbytes >= _SHARED_OVER
+
+
+def _stand_in(name: str | None, tensor: ir.TensorProtocol) -> ir.ExternalTensor:
+    """Return what ONNX Runtime takes for a weight that it was given in memory."""
+    shape = ir.Shape(tensor.shape.numpy())
+    return ir.ExternalTensor(
+        "in-memory", 0, tensor.nbytes, tensor.dtype, shape=shape, name=name or ""
+    )
+
+
+def _ort_value(tensor: ir.TensorProtocol) -> Any:
+    """Return an OrtValue on the memory of ``tensor``, also of a type that NumPy does not know."""
     from onnxruntime import OrtValue
 
-    names, values, taken = [], [], []
-    for name, value in model.graph.initializers.items():
-        tensor = value.const_value
-        if tensor is None or tensor.nbytes < _SHARED_OVER:
-            continue
-        array = np.ascontiguousarray(tensor.numpy())
-        if array.dtype.name not in _SHAREABLE:
-            continue
-        names.append(name)
-        values.append(OrtValue.ortvalue_from_numpy(array))
-        taken.append((value, tensor))
-        value.const_value = ir.ExternalTensor(
-            "in-memory", 0, array.nbytes, tensor.dtype, shape=ir.Shape(array.shape), name=name
-        )
-    if names:
-        options.add_external_initializers(names, values)
-    try:
-        yield values
-    finally:
-        for value, tensor in taken:
-            value.const_value = tensor
+    array = np.ascontiguousarray(tensor.numpy())
+    bits = array.view(f"u{array.itemsize}")
+    return OrtValue.ortvalue_from_numpy_with_onnx_type(bits, tensor.dtype.value)
 
 
 _WRONG = ["ReluQuantRewrite"]

@@ -12,6 +12,8 @@ import onnx_ir as ir
 
 from trtforge.context import Context, Request
 from trtforge.graph import interface, label, nodes
+from trtforge.inline_weights import inline
+from trtforge.weights import exchanged
 
 if TYPE_CHECKING:
     import onnx
@@ -65,9 +67,11 @@ def run_model(model: ir.Model | onnx.ModelProto, feeds: Feeds) -> dict[str, Arra
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.intra_op_num_threads = 1  # the order of additions stays the same from run to run
     options.log_severity_level = 3  # errors only
-    proto = ir.to_proto(model) if isinstance(model, ir.Model) else model
+    if isinstance(model, ir.Model):
+        with exchanged(model, inline):  # bytes may name no data file
+            model = ir.to_proto(model)
     session = onnxruntime.InferenceSession(
-        proto.SerializeToString(), options, providers=["CPUExecutionProvider"]
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
     )
     outputs = session.get_outputs()
     arrays = session.run([output.name for output in outputs], dict(feeds))
