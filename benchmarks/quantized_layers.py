@@ -60,7 +60,8 @@ FURTHER: Mapping[str, Sequence[Any]] = {
     "channels": (16, 24, 256, 1024),
     "batch": (8, 32),
     "group": (2, 64),
-    "activation": ("Clip", "Sigmoid"),
+    "activation": ("Clip", "Sigmoid", "Max"),
+    "bias": ("an Add behind",),
     "residual": (True,),
     "power of two scales": (True,),
     "opset": (23,),
@@ -102,23 +103,25 @@ def pair(case: Mapping[str, Any]) -> onnx.ModelProto:
         ]
         inputs = [f"d{index}", f"v{index}"]
         if conv:
-            inputs += [f"b{index}"] * case["bias"]
+            inputs += [f"b{index}"] * (case["bias"] is True)
             attributes = {"pads": [kernel // 2] * 4, "group": case.get("group", 1)}
             nodes.append(
                 helper.make_node("Conv", inputs, [f"y{index}"], f"product{index}", **attributes)
             )
         else:
             nodes.append(helper.make_node("MatMul", inputs, [f"y{index}"], f"product{index}"))
-            if case["bias"]:
-                nodes.append(
-                    helper.make_node("Add", [f"y{index}", f"b{index}"], [f"a{index}"], f"a{index}")
-                )
+        if case["bias"] == "an Add behind" or (case["bias"] and not conv):
+            if conv:
+                arrays[f"b{index}"] = np.ones([channels, 1, 1], kind)
+            nodes.append(
+                helper.make_node("Add", [f"y{index}", f"b{index}"], [f"a{index}"], f"a{index}")
+            )
         x = nodes[-1].output[0]
         if case.get("residual"):
             nodes.append(helper.make_node("Add", [x, f"d{index}"], [f"r{index}"], f"r{index}"))
             x = f"r{index}"
         if case["activation"] != "none":
-            ends = ["low", "high"] if case["activation"] == "Clip" else []
+            ends = {"Clip": ["low", "high"], "Max": ["low"]}.get(case["activation"], [])
             arrays |= {"low": kind(0), "high": kind(6)} if ends else {}
             nodes.append(
                 helper.make_node(case["activation"], [x, *ends], [f"f{index}"], f"f{index}")
@@ -189,6 +192,13 @@ MODELS: dict[str, tuple[str, list[Pass], str, int | None]] = {
     "BERT-base int8, joined": ("bert", [JoinProducts(), InsertQDQ()], "sm_89", None),
     "BERT-base int8, joined, attention": (
         "bert", [JoinProducts(), InsertQDQ(attention=True)], "sm_89", None,
+    ),
+    "BERT-base fp8": ("bert", [InsertQDQ(dtype="float8e4m3fn")], "sm_89", None),
+    "BERT-base fp8, attention": (
+        "bert", [InsertQDQ(dtype="float8e4m3fn", attention=True)], "sm_89", None,
+    ),
+    "BERT-base fp8, joined": (
+        "bert", [JoinProducts(), InsertQDQ(dtype="float8e4m3fn")], "sm_89", None,
     ),
     "BERT-base fp8, joined, attention": (
         "bert", [JoinProducts(), InsertQDQ(dtype="float8e4m3fn", attention=True)], "sm_89", None,

@@ -81,6 +81,16 @@ def test_all_that_it_asks_for_runs_in_the_type_on_each_gpu(name, make, tmp_path)
         assert turing or CASES[name][0] in asked, (target, asked)
 
 
+@pytest.mark.parametrize("name", ["int8", "fp8"])
+def test_queries_keys_and_values_are_one_product(name, tmp_path):
+    model, data, shapes = transformer(tmp_path)
+    done = trtforge.run(
+        name, model, out=tmp_path / "out", shapes=shapes, settings=data, targets=["sm_89"]
+    )
+    joined = [node for node in onnx.load(done.model).graph.node if node.op_type == "Split"]
+    assert [len(node.output) for node in joined] == [3, 3]  # two layers
+
+
 def test_convert_builds_nothing_and_keeps_the_outputs(tmp_path):
     done = trtforge.run("convert", demo.MODEL, out=tmp_path / "out", shapes=SHAPES)
     assert done.exit_code == 0, done.missed
