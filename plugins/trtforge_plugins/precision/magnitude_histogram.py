@@ -56,12 +56,16 @@ def expected_error(counts: Array, width: float, amaxes: Array, power: float = 2.
 
 
 def _error_below(edges: Array, amax: float, q: float) -> Array:
-    """Return the integral of the error from 0 to each edge."""
+    """Return the integral of the error from 0 to each edge; edges are 0, 1, 2 and so on."""
     step = amax / LEVELS
-    scaled = np.minimum(edges, amax) / step
+    rounded = int(min(amax, edges[-1])) + 1  # edges; the rest are clipped: powers take the time
+    scaled = edges[:rounded] / step
     whole = np.rint(scaled)
     rest = scaled - whole
-    rounding = whole * (2 / 2**q) + np.sign(rest) * np.abs(rest) ** q
-    clipping = np.maximum(edges - amax, 0.0) ** q
-    found: Array = (step**q * rounding + clipping) / q
+    found: Array = np.empty_like(edges)
+    found[:rounded] = whole * (2 / 2**q) + np.copysign(np.abs(rest) ** q, rest)
+    found[rounded:] = LEVELS * 2 / 2**q
+    found *= step**q
+    found[rounded:] += (edges[rounded:] - amax) ** q
+    found /= q
     return found
