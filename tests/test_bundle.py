@@ -83,6 +83,8 @@ def test_licenses_go_along(tmp_path):
 
 @FORMS
 @example(position=0.009765625, flip=11)  # zipfile gives EOFError for it
+@example(position=0.9494324356177489, flip=32)  # NotImplementedError
+@example(position=0.9494324356177489, flip=1)  # RuntimeError: encrypted
 @given(position=st.floats(0, 1, exclude_max=True), flip=st.integers(1, 255))
 @settings(max_examples=40, deadline=None)
 def test_any_changed_byte_is_noticed_or_changes_nothing(name, position, flip, tmp_path_factory):

@@ -33,9 +33,12 @@ class Cutter:
         """How many nodes there are to choose from."""
         return len(self._model.graph)
 
-    def cut(self, chosen: Collection[int]) -> tuple[ir.Model, dict[str, ShapeRange]] | None:
+    def cut(
+        self, chosen: Collection[int], also: Collection[str] = ()
+    ) -> tuple[ir.Model, dict[str, ShapeRange]] | None:
         """Return the model of the nodes with these numbers, and the ranges of its inputs.
 
+        Its outputs are what other nodes or the caller read, and the values named in ``also``.
         None when type or shape of a value that would become an input is not known.
         """
         model = self._model.clone()
@@ -44,7 +47,12 @@ class Cutter:
         wanted = set(chosen)
         kept = [node for number, node in enumerate(graph) if number in wanted]
         dropped = [node for number, node in enumerate(graph) if number not in wanted]
-        outputs = [value for node in kept for value in node.outputs if _leaves(value, home, wanted)]
+        outputs = [
+            value
+            for node in kept
+            for value in node.outputs
+            if value.name in also or _leaves(value, home, wanted)
+        ]
         needed = {
             value
             for node in dropped

@@ -100,7 +100,12 @@ class ZipStorage:
 
     def open(self, path: str) -> IO[bytes]:
         """Open an entry."""
-        return self._zip.open(path)
+        try:
+            return self._zip.open(path)
+        except (RuntimeError, ValueError) as error:  # encrypted, patched, or a name of no encoding
+            raise BundleError(
+                f"{path!r} cannot be read: {error}", remedy="copy it again"
+            ) from error
 
 
 class Bundle:

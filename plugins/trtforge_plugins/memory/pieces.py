@@ -100,10 +100,14 @@ def _cut(
 ) -> Iterator[Piece]:
     cutter = Cutter(model, profile)
     for number, mine in enumerate(members):
-        cut = cutter.cut([at for at, node in enumerate(nodes) if node in mine])
+        later = set().union(*members[number + 1 :])
+        # A node that is repeated reads here as well, which would hide that it reads there.
+        also = {value.name or "" for node in later for value in _reads(node)}
+        cut = cutter.cut([at for at, node in enumerate(nodes) if node in mine], also)
         if cut is None:
             raise StepError(
-                f"type or shape of what goes into part {number} is not known",
+                f"type or shape of what goes into part {number} is not known, so the model cannot "
+                "be split there",
                 remedy="run fold-constants and infer-shapes before, or ask for fewer parts",
             )
         yield Piece(*cut)
