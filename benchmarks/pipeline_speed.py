@@ -269,7 +269,7 @@ def main() -> None:
     """Measure everything, print it, and write the result."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--nodes", type=int, nargs="+", default=NODES)
+    parser.add_argument("--nodes", type=int, nargs="*", default=NODES, help="none: only 3 GB")
     parser.add_argument("--limit", type=float, default=100.0, help="seconds per run")
     parser.add_argument("--no-large", action="store_true", help="leave the 3 GB model out")
     parser.add_argument("--python", action="append", default=[], metavar="TOOL=EXE")
