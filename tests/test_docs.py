@@ -19,7 +19,7 @@ from trtforge.recipe_reader import parse
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
-AFTER_A_RUN = ("bundle", "export")
+AFTER_A_RUN = ("bundle", "export", "qualify")
 """Commands that start from a finished run or a bundle."""
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 

@@ -32,7 +32,9 @@ markdown_summary op_examples op_scaffold plugin_rules tuning
 plugin_export plugin_variants op_bench cuda_timer
 session starter subject bundle.contents bundle.preflight
 bundle.writer diff_figures matrix matrix.cells
-layer_diff fail_if
+layer_diff fail_if qualification qualification.sides
+qualification.judge
+qualification.text
 diff_text
 diff_page
 triton.chain triton.source
@@ -51,7 +53,7 @@ matrix.execute
 matrix.local matrix.on_ray matrix.runs
 cli.matrix
 cli.export
-cli.bundles cli.check cli.doctor cli.look cli.models cli.runs
+cli.bundles cli.check cli.doctor cli.qualify cli.look cli.models cli.runs
 cli.op_source
 cli.op_bench
 cli.ops

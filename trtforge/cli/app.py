@@ -18,6 +18,7 @@ from trtforge.cli import (
     models,
     ops,
     profiles,
+    qualify,
     runs,
 )
 
@@ -56,6 +57,7 @@ for command in (
     models.verify,
     profiles.profile,
     profiles.diff,
+    qualify.qualify,
     runs.report,
     doctor.doctor,
     look.list_,
