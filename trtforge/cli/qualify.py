@@ -38,8 +38,9 @@ def qualify(
         typer.Option(help="What is in use: a virtual environment, its Python, or a finished run."),
     ],
     candidate: Annotated[
-        Path, typer.Option(help="What may take its place: the same; default: this environment.")
-    ] = Path(sys.executable),
+        Path | None,
+        typer.Option(help="What may take its place: the same; default: this environment."),
+    ] = None,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Keep both runs in this folder.")
     ] = None,
@@ -64,9 +65,10 @@ def qualify(
     as_json: Json = False,
     without: Without = [],  # noqa: B006  # typer copies it
 ) -> None:
-    """Run a recipe under two TensorRT environments and say whether the second is safe.
+    """Say whether another TensorRT is safe to change over to.
 
-    Build, requirements, precision, outputs, layers, sizes and, where measured, times are compared.
+    A recipe runs under both environments. Build, requirements, precision, outputs, layers, sizes
+    and, where measured, times are compared.
     """
     from trtforge.fail_if import read_conditions
     from trtforge.qualification import text
@@ -76,7 +78,7 @@ def qualify(
         read_conditions(fail_if)  # a wrong one is told before anything runs
     request = Request(recipe, model, settings, dict(map(shape_option, shapes)), targets)
     with TemporaryDirectory(prefix="trtforge-qualify-") as scratch:
-        places = (against, candidate)
+        places = (against, candidate or Path(sys.executable))
         before, after = _run(request, places, out or Path(scratch), quiet=as_json)
         found = _judged(before, after, fail_if, open_host(without))
     if markdown is not None:
