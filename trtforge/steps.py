@@ -115,6 +115,12 @@ class Backend(Step):
             BuildError: the model was refused or the build failed.
         """
 
+    def explain(self, error: StepError, ctx: Context) -> None:
+        """Add to ``error``, with which :meth:`build` failed in a run, what else can be found out.
+
+        ``build`` alone does not call it: a search that builds many models wants no explanation.
+        """
+
     def examine(self, model: ir.Model, ctx: Context) -> Diagnosis:
         """Return what the backend would refuse of ``model``, without building.
 
@@ -150,7 +156,11 @@ class Backend(Step):
     @final
     def run(self, ctx: Context) -> int:
         """Put the engine into the context."""
-        ctx.put(self.build(ctx.model, ctx))
+        try:
+            ctx.put(self.build(ctx.model, ctx))
+        except StepError as error:
+            self.explain(error, ctx)
+            raise
         return 0
 
 

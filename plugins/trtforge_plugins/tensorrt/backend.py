@@ -26,6 +26,7 @@ from trtforge import (
     Request,
     RequestError,
     ShapeRange,
+    StepError,
     Target,
     model_file,
 )
@@ -47,6 +48,7 @@ from trtforge_plugins.tensorrt.model_checks import check_types, prepared, takers
 from trtforge_plugins.tensorrt.opening import opened
 from trtforge_plugins.tensorrt.order import BuildOrder, Order, Profile
 from trtforge_plugins.tensorrt.plugin_nodes import prove_plugins, with_plugins
+from trtforge_plugins.tensorrt.questions import ask, is_open
 from trtforge_plugins.tensorrt.reproduction import script
 
 Level = Literal[0, 1, 2, 3, 4, 5]
@@ -99,6 +101,9 @@ class TensorRT(Backend):
     """Seconds after which the build is stopped."""
     memory_limit: ByteSize | None = None
     """Largest memory of the build process; left out: no limit."""
+    ask_again: float = 60.0
+    """Seconds for which TensorRT may be asked again, with one thing changed, where a failure of its
+    fits several causes; 0: never."""
     log_level: Literal["error", "warning", "info", "verbose"] = "info"
     """Which of TensorRT's messages go to logs/tensorrt.log; verbose: all of them."""
 
@@ -184,6 +189,14 @@ class TensorRT(Backend):
             hardware_compatibility=self.hardware_compatibility,
             version_compatible=self.version_compatible,
         )
+
+    def explain(self, error: StepError, ctx: Context) -> None:
+        """Find out what is at fault by building with one thing changed, and add it to ``error``."""
+        if self.ask_again > 0 and is_open(error):
+            ask(error, vars(self), ctx, self._build_changed, self.ask_again)
+
+    def _build_changed(self, options: Mapping[str, Any], model: ir.Model, ctx: Context) -> Engine:
+        return replace(self, timing_cache=None, **options).build(model, ctx)
 
     def examine(self, model: ir.Model, ctx: Context) -> Diagnosis:
         """Return what TensorRT's parser refuses of ``model``, and advice; nothing is built.

@@ -8,6 +8,8 @@ A rule has these keys:
 * ``unless``: one that the same text must not match; ``without``: one that no text of the same
   failure may match, because it would be the better explanation.
 * ``cause``: one sentence; ``{op}`` is the operator. ``remedies``: what to do, best first.
+* ``undecided``: true where the text fits several causes, so that TensorRT is asked again
+  (``questions.py``).
 * ``environment``: true where the machine lacks something, not the model.
 * ``examples``: texts that were seen, with TensorRT's version and, for public ones, the page.
 """
@@ -47,6 +49,7 @@ class Rule:
     unless: re.Pattern[str] | None = None
     without: re.Pattern[str] | None = None
     environment: bool = False
+    undecided: bool = False
 
     def explains(self, text: str, others: Collection[str] = ()) -> bool:
         """Whether this rule says what ``text`` means, where ``others`` were said as well."""
