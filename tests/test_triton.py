@@ -5,8 +5,11 @@ No Triton server can be installed from PyPI or Debian, so nothing here is served
 
 import errno
 from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
 import onnx
+import onnx.parser
 import pytest
 from bundles import RTX, contents, engine, plan
 from command import trtforge
@@ -19,6 +22,8 @@ from trtforge import demo
 from trtforge.api import run
 from trtforge.bundle.writer import write
 from trtforge.errors import EnvironmentLacks, RequestError
+from trtforge.evidence import read_report
+from trtforge.testing import run_model
 from trtforge.triton.chain import chained
 from trtforge.triton.config import ModelConfig, TensorConfig, quoted
 from trtforge.triton.repository import export
@@ -291,7 +296,7 @@ def test_a_failure_leaves_nothing(tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr("trtforge.triton.repository.serve", full)
-    monkeypatch.setattr("trtforge.triton.repository.chained", lambda name, parts: parts[0])
+    monkeypatch.setattr("trtforge.triton.repository.chained", lambda name, parts, outputs: parts[0])
     with pytest.raises(EnvironmentLacks, match="no space"):
         export([made, made], tmp_path / "repo")
     assert list((tmp_path / "repo").iterdir()) == []
@@ -411,3 +416,64 @@ def test_what_is_no_bundle_and_no_run_is_refused(tmp_path):
     answer = trtforge("export", "triton", tmp_path, "-o", tmp_path / "repo")
     assert answer.code == 2
     assert "no bundle" in answer.err
+
+
+SPLIT = """
+model: m.onnx
+shapes: {x: 1x8}
+stages:
+  - name: cut
+    steps: [{split: {parts: 2}}]
+"""
+SOFTMAXES = """
+<ir_version: 10, opset_import: ["" : 20]>
+g (float[1, 8] x) => (float[1, 8] early, float[1, 8] y)
+{ early = Softmax (x) a = Softmax (early) b = Softmax (a) y = Softmax (b) }
+"""
+
+
+def split_run(tmp_path, monkeypatch):
+    """Run a recipe that splits a model in two; return the folder of the run."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TRTFORGE_CACHE", str(tmp_path / "cache"))
+    onnx.save(onnx.parser.parse_model(SOFTMAXES), "m.onnx")
+    (tmp_path / "r.yaml").write_text(SPLIT)
+    assert run("r.yaml", out=tmp_path / "out").exit_code == 0
+    return tmp_path / "out"
+
+
+def test_the_parts_of_a_split_model_are_served_as_one(tmp_path, monkeypatch):
+    """The steps of the ensemble, run here by ONNX Runtime, give what the model gives."""
+    folder = split_run(tmp_path, monkeypatch)
+    export([folder], tmp_path / "repo", wishes=Wishes(backend="onnxruntime"))
+    whole = parsed(tmp_path / "repo", "m")
+    assert [tensor.name for tensor in whole.input] == ["x"]
+    assert [tensor.name for tensor in whole.output] == ["early", "y"]  # early is read on, too
+    feed = {"x": np.random.default_rng(0).random((1, 8), np.float32)}
+    known = dict(feed)
+    for step in whole.ensemble_scheduling.step:
+        file = tmp_path / "repo" / step.model_name / "1" / "model.onnx"
+        taken = {own: known[outer] for own, outer in step.input_map.items()}
+        given = run_model(onnx.load(file), taken)
+        known |= {outer: given[own] for own, outer in step.output_map.items()}
+    for name, array in run_model(onnx.load("m.onnx"), feed).items():
+        np.testing.assert_allclose(known[name], array, rtol=1e-6)
+
+
+def test_engines_of_parts_go_along(tmp_path, monkeypatch):
+    folder = split_run(tmp_path, monkeypatch)
+    report = read_report(folder)
+    built = [
+        replace(each, engine=replace(*plans(folder / f"e{at}", "sm_86"), path=Path(f"p{at}")))
+        for at, each in enumerate(report.chain.parts)
+    ]
+    for at in range(2):
+        (folder / "parts" / f"p{at}").write_bytes(plan("tensorrt", TRT, payload=b"%d" % at))
+    changed = replace(report, chain=replace(report.chain, parts=tuple(built)))
+    monkeypatch.setattr("trtforge.triton.source.read_report", lambda folder: changed)
+    export([folder], tmp_path / "repo")
+    for at in range(2):
+        config = parsed(tmp_path / "repo", f"m-{at}")
+        assert config.platform == "tensorrt_plan"
+        file = tmp_path / "repo" / f"m-{at}" / "1" / config.default_model_filename
+        assert file.read_bytes() == plan("tensorrt", TRT, payload=b"%d" % at)

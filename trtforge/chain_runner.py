@@ -20,6 +20,8 @@ from trtforge.store import atomic_file
 if TYPE_CHECKING:
     from trtforge.artifacts import Array
 
+PARTS = "parts"
+"""Folder of a chain in the folder of its run."""
 MANIFEST = "chain.json"
 MAX_BYTES = 16 * 2**20
 _STRICT: dict[str, Any] = {"extra": "forbid"}

@@ -29,7 +29,8 @@ def export(
     """Add a model to a repository, or a chain of several, and return what was written.
 
     Args:
-        sources: A bundle or run folder; several make a chain, served as an ensemble.
+        sources: A bundle or run folder; several make a chain, served as an ensemble, and so do
+            the parts of a run that split its model.
         repository: The model repository; it is made if it is not there.
         name: Of the model; empty: that of the first source.
         wishes: How to serve it.
@@ -40,12 +41,14 @@ def export(
         EnvironmentLacks: the disk is full.
     """
     opened = [open_source(path, key=key) for path in sources]
-    name = _plain(name or opened[0].name)
-    names = [name] if len(opened) == 1 else [f"{name}-{part}" for part in range(len(opened))]
+    parts = [source for each in opened for source in each.sources]
+    name = _plain(name or parts[0].name)
+    names = [name] if len(parts) == 1 else [f"{name}-{part}" for part in range(len(parts))]
     wishes = wishes or Wishes()
-    served = [serve(each, called, wishes) for each, called in zip(opened, names, strict=True)]
+    served = [serve(each, called, wishes) for each, called in zip(parts, names, strict=True)]
     if len(served) > 1:
-        served.append(Served(chained(name, [each.config for each in served]), {}))
+        outputs = opened[-1].outputs
+        served.append(Served(chained(name, [each.config for each in served], outputs), {}))
     try:
         _write(served, repository)
     except OSError as error:

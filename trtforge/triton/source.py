@@ -7,11 +7,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from trtforge import frozen_inputs, io_adapter
-from trtforge.bundle.contents import Contents, of_runs
+from trtforge import frozen_inputs, io_adapter, model_file
+from trtforge.bundle.contents import Contents, Interface, of_runs
 from trtforge.bundle.manifest import TensorEntry
 from trtforge.bundle.storage import Bundle
+from trtforge.chain import ChainPart
+from trtforge.chain_runner import PARTS
 from trtforge.errors import RequestError
+from trtforge.evidence import MODEL, read_report
 from trtforge.quantities import ShapeRange
 from trtforge.run_folder import REPORT
 
@@ -57,15 +60,29 @@ class Source:
     """Files of the ONNX model by name, and what copies each; empty: it was left out."""
 
 
-def open_source(path: Path, *, key: Path | None = None) -> Source:
+@dataclass(frozen=True)
+class Opened:
+    """One model, or the parts of one that was split, in their order."""
+
+    sources: tuple[Source, ...]
+    outputs: tuple[str, ...] | None = None
+    """What the parts together give; None where nothing was split."""
+
+
+def open_source(path: Path, *, key: Path | None = None) -> Opened:
     """Read a bundle, or the folder of a finished run.
 
     Raises:
         RequestError: it is neither, or damaged.
     """
-    if (path / REPORT).is_file():
-        return _of_run(path, of_runs([path]))
-    return _of_bundle(Bundle(path, key=key))
+    if not (path / REPORT).is_file():
+        return Opened((_of_bundle(Bundle(path, key=key)),))
+    report = read_report(path)
+    if report.chain is None:
+        return Opened((_of_run(path, of_runs([path])),))
+    name = Path(report.request.source).stem
+    parts = tuple(_of_part(path / PARTS, part, name) for part in report.chain.parts)
+    return Opened(parts, report.chain.outputs)
 
 
 def _of_run(path: Path, contents: Contents) -> Source:
@@ -92,6 +109,40 @@ def _of_run(path: Path, contents: Contents) -> Source:
         profiles=profiles,
         changed=_changed(contents.interface.metadata),
         onnx={file.name: _copier(file) for file in (contents.model, *contents.data)},
+    )
+
+
+def _of_part(folder: Path, part: ChainPart, name: str) -> Source:
+    """Read a part of a split model, whose files lie in ``folder``."""
+    file = folder / part.model.name
+    model = model_file.load(file)
+    interface = Interface.of(model)
+    profiles = tuple(map(_profile, part.profiles))
+    engine = part.engine
+    plans = () if engine is None else (
+        Plan(
+            engine.flavor,
+            engine.version,
+            engine.targets,
+            engine.hardware_compatibility,
+            engine.version_compatible,
+            profiles,
+            0,
+            _copier(folder / engine.path.name),
+        ),
+    )  # fmt: skip
+    return Source(
+        name=name,
+        where=str(file),
+        inputs=interface.inputs,
+        outputs=interface.outputs,
+        plans=plans,
+        profiles=profiles,
+        changed=_changed(interface.metadata),
+        onnx={
+            MODEL: _copier(file),
+            **{data.name: _copier(data) for data in model_file.data_files(model)},
+        },
     )
 
 

@@ -20,7 +20,7 @@ from trtforge import (
     model_file,
 )
 from trtforge.chain import Chain, ChainPart, Loading
-from trtforge.chain_runner import ChainRunner, write_manifest
+from trtforge.chain_runner import PARTS, ChainRunner, write_manifest
 from trtforge.compare import compare
 from trtforge.feeds import synthesize
 from trtforge.quantities import format_bytes
@@ -62,7 +62,7 @@ class Split(Step):
         """
         if self.parts < 1:
             raise RequestError(f"split: parts is {self.parts}; a model has at least one part")
-        chain = split(ctx.model, ctx.request, self.parts, ctx.path("parts", "."), self.loading)
+        chain = split(ctx.model, ctx.request, self.parts, ctx.path(PARTS, "."), self.loading)
         if self.check:
             ctx.note("", f"outputs of the parts against the whole model's: {_checked(chain, ctx)}")
         for part in chain.parts:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from trtforge import Context, Engine, Requirements, TrtforgeError
 from trtforge.chain import Chain, Loading
-from trtforge.chain_runner import write_manifest
+from trtforge.chain_runner import PARTS, write_manifest
 from trtforge.options import bind
 from trtforge.quantities import format_bytes
 from trtforge_plugins.memory.attempts import Setup
@@ -100,9 +100,9 @@ class Trials:
         if isinstance(result, Engine):
             ctx.put(_moved(result, ctx.path("engines", result.path.name)))
         else:
-            place = ctx.path("parts")
+            place = ctx.path(PARTS)
             shutil.rmtree(place, ignore_errors=True)
-            (best.folder / "parts").replace(place)
+            (best.folder / PARTS).replace(place)
             parts = tuple(
                 replace(
                     part,
@@ -125,7 +125,7 @@ class Trials:
         if setup.parts == 1:
             return backend.build(setup.model, ctx)
         loading: Loading = "one" if self._ctx.request.require.total_memory is not None else "all"
-        chain = split(setup.model, setup.request, setup.parts, folder / "parts", loading)
+        chain = split(setup.model, setup.request, setup.parts, folder / PARTS, loading)
         return build_chain(chain, backend, ctx)
 
 
