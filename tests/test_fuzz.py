@@ -2,11 +2,12 @@
 
 No other exception, no hang, little memory, nothing outside of the model's folder. Each test makes
 ``TRTFORGE_FUZZ_EXAMPLES`` files (default 100, some seconds each); a nightly run sets it to some
-ten thousands.
+ten thousands, and runs ``scripts/fuzz.py``.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import tracemalloc
@@ -32,6 +33,7 @@ from trtforge.host import Host
 from trtforge.recipe_reader import parse
 from trtforge.weights import tensors
 
+ROOT = Path(__file__).parent.parent
 EXAMPLES = int(os.environ.get("TRTFORGE_FUZZ_EXAMPLES", "100"))
 MEMORY = 64 * 2**20
 """Bytes that reading a file of some hundred bytes may take, the libraries' own tables included."""
@@ -296,3 +298,16 @@ def test_damaged_verdicts_of_a_search(tmp_path, data):
     path = Path(tmp_path / "verdicts.json")
     path.write_bytes(data)
     assert isinstance(survives(_remembered, path, "c"), dict)
+
+
+@pytest.mark.parametrize("reader", ["model", "recipe", "arrays", "ranges"])
+def test_the_script_for_the_nightly_mode_reads_its_good_files(tmp_path, reader):
+    """Atheris itself is not needed for that; it changes these files."""
+    spec = importlib.util.spec_from_file_location("fuzz", ROOT / "scripts" / "fuzz.py")
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    read = script.reading(reader, tmp_path)
+    for seed in script.seeds(reader):
+        read(seed)
+        with pytest.raises(TrtforgeError):
+            read(seed[: len(seed) // 2] + b"\0\xff")

@@ -1,0 +1,126 @@
+"""Fuzzes the readers of files from strangers, guided by which of our code an input reaches.
+
+    pip install '.[fuzz]' && python scripts/fuzz.py [--seconds 300] [--only recipe] [--keep FOLDER]
+
+For the nightly mode; ``tests/test_fuzz.py`` is the part that runs with all tests. Readers of
+models, recipes, arrays and ranges share the seconds. Each may read its input or refuse it with
+one of our errors; any other exception, 20 seconds for one input, or 2 GiB of memory ends the run
+with exit code 1, and the input is kept in FOLDER; ``--only READER FILE`` reads it again.
+
+Atheris (libFuzzer for Python) makes the inputs: https://github.com/google/atheris
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+ROOT = Path(__file__).resolve().parents[1]
+READERS = ("model", "recipe", "arrays", "ranges")
+LIMITS = (
+    "-timeout=20",
+    "-rss_limit_mb=2048",
+    "-max_len=8192",
+    "-verbosity=1",
+    "-print_final_stats=1",
+)
+
+
+def seeds(reader: str) -> list[bytes]:
+    """Return the good files that the inputs are made from."""
+    from test_fuzz import CACHE, GOOD, NPY, NPZ, RANGES, RECIPE
+
+    return {
+        "model": [GOOD],
+        "recipe": [RECIPE.encode()],
+        "arrays": [NPY, NPZ],
+        "ranges": [CACHE, RANGES],
+    }[reader]
+
+
+def reading(reader: str, folder: Path) -> Callable[[bytes], None]:
+    """Return what reads one input, as the commands do; files go into ``folder``."""
+    from test_fuzz import load_and_use, read_all
+    from trtforge_plugins.precision import range_files
+
+    from trtforge.host import Host
+    from trtforge.recipe_reader import parse
+
+    host = Host()
+    names = {"model": "m.onnx", "arrays": "a.npy", "ranges": "ranges.cache"}
+    read = {"model": load_and_use, "arrays": read_all, "ranges": range_files.read}
+
+    def one(data: bytes) -> None:
+        if reader == "recipe":
+            parse(data.decode("utf-8", "replace"), host, "fuzz.yaml")
+            return
+        packed = reader == "arrays" and data.startswith(b"PK")
+        path = folder / ("a.npz" if packed else names[reader])
+        path.write_bytes(data)
+        read[reader](path)
+
+    return one
+
+
+def fuzz(reader: str, arguments: list[str]) -> None:
+    """Fuzz one reader; never returns, as libFuzzer ends the process itself."""
+    import atheris
+
+    logging.disable()  # onnx-ir tells of each value that is missing
+    with atheris.instrument_imports(include=["trtforge", "trtforge_plugins"]):
+        from trtforge.errors import TrtforgeError
+
+        folder = TemporaryDirectory(prefix="trtforge-fuzz-")
+        one = reading(reader, Path(folder.name))
+
+    def test(data: bytes) -> None:
+        refusal = None
+        try:
+            one(data)
+        except TrtforgeError as error:
+            refusal = error
+        if refusal is not None and not (refusal.code and refusal.remedy):
+            raise ValueError(f"an error without code or remedy: {refusal.what}")
+
+    atheris.Setup([sys.argv[0], *arguments], test)
+    atheris.Fuzz()
+
+
+def run(reader: str, seconds: int, keep: Path) -> int:
+    """Fuzz one reader in a process of its own and return that process's status."""
+    corpus = keep / reader
+    corpus.mkdir(parents=True, exist_ok=True)
+    for number, seed in enumerate(seeds(reader)):
+        (corpus / f"seed{number}").write_bytes(seed)
+    line = [sys.executable, __file__, "--only", reader, f"-max_total_time={seconds}", *LIMITS]
+    line += [f"-artifact_prefix={keep / reader}-", str(corpus)]
+    print(f"{reader}: {seconds} s", flush=True)
+    return subprocess.run(
+        line, check=False, env={**os.environ, "PYTHONWARNINGS": "ignore"}
+    ).returncode
+
+
+def main() -> int:
+    """Fuzz all readers, or one of them."""
+    sys.path.insert(0, str(ROOT / "tests"))
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seconds", type=int, default=300)
+    parser.add_argument("--only", choices=READERS)
+    parser.add_argument("--keep", type=Path, default=Path("fuzz"), metavar="FOLDER")
+    asked, rest = parser.parse_known_args()
+    if rest and asked.only:  # libFuzzer's own arguments, or files to read again
+        fuzz(asked.only, rest)
+    wanted = [asked.only] if asked.only else list(READERS)
+    failed = [reader for reader in wanted if run(reader, asked.seconds // len(wanted), asked.keep)]
+    print(f"failed: {', '.join(failed)}" if failed else "nothing was found")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
