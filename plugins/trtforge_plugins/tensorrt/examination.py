@@ -14,7 +14,7 @@ from trtforge.graph import nodes
 from trtforge.worker import WorkerFailure
 from trtforge_plugins.convert.freeze_inputs import wanted_constants
 from trtforge_plugins.fuse.substitutes import find_substitute
-from trtforge_plugins.tensorrt.known_failures import causes, evidence
+from trtforge_plugins.tensorrt.known_failures import cause_of, evidence
 from trtforge_plugins.tensorrt.model_checks import check_types, prepared
 
 Parse = Callable[[ir.Model], Sequence[Mapping[str, Any]]]
@@ -131,7 +131,7 @@ def _replacing(op: str) -> tuple[str, ...]:
 
 
 def _of_node(refused: Mapping[str, Any], first: Sequence[str]) -> Finding:
-    known = next(iter(causes([refused["text"]])), None)
+    known = cause_of(refused["text"])
     operator = refused["op"] or "an operator"
     return Finding(
         code=known.rule.code if known else "refused",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from trtforge import BuildError, EnvironmentLacks, TrtforgeError
@@ -43,6 +44,12 @@ def causes(texts: Iterable[str]) -> list[Cause]:
         if shown is not None:
             found.append(Cause(rule, shown))
     return found
+
+
+@lru_cache(maxsize=1024)
+def cause_of(text: str) -> Cause | None:
+    """Return the cause of one refusal; a large model has the same words for many nodes."""
+    return next(iter(causes([text])), None)
 
 
 def _meaning(text: str) -> str:
