@@ -130,7 +130,7 @@ def add_initializer(
     ``taken`` is what :func:`unique_name` says of it.
     """
     unique = unique_name(graph, name, taken)
-    tensor = ir.tensor(np.ascontiguousarray(array).reshape(array.shape), name=unique)
+    tensor = ir.Tensor(np.ascontiguousarray(array).reshape(array.shape), name=unique)
     shape = ir.Shape(array.shape)
     value = ir.Value(name=unique, type=ir.TensorType(tensor.dtype), shape=shape, const_value=tensor)
     graph.register_initializer(value)
