@@ -26,14 +26,16 @@ records recipe recipe_problems schema store surgeon request_check worker model_r
 model_file run_pictures recipe_stages artifact_file run_folder testing kernel_source verdict outcome
 reference report cache recipe_reader importing kernels recipe_document
 op_function chain_runner model_comparison runner report_pictures events bundle.manifest host_kernels
-host_launch report_page
+host_launch report_facts
+page_frame
+report_page
 op_testing evidence profile_text bisection accuracy_bisection bundle.storage bundle.compatibility
 markdown_summary op_examples op_scaffold plugin_rules tuning
 plugin_export plugin_variants op_bench cuda_timer
 session starter subject bundle.contents bundle.preflight
-bundle.writer diff_figures matrix matrix.cells
-layer_diff fail_if qualification qualification.sides
-qualification.judge
+bundle.writer diff_figures matrix matrix.cells run_diff
+layer_diff fail_if run_diff_text qualification qualification.sides
+diff qualification.judge
 qualification.text
 diff_text
 diff_page

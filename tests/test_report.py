@@ -28,7 +28,8 @@ from trtforge.report import (
     report_schema,
     summarize_model,
 )
-from trtforge.report_page import digits, render
+from trtforge.report_facts import digits
+from trtforge.report_page import render
 from trtforge.statistics import Evaluated, NodeGroup, Sensitivity, Statistics
 from trtforge.targets import read_target
 

@@ -1,44 +1,47 @@
-"""What two engines do differently, as one HTML page: self-contained, offline, without scripts."""
+"""What two runs or engines do differently, as one HTML page: self-contained, offline."""
 
 from __future__ import annotations
 
-from importlib.resources import files
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from trtforge.diff_text import (
     WORDS,
     basis_text,
-    figure_text,
+    change_of_figure,
     layer_text,
+    number_text,
     signed_bytes,
     signed_time,
 )
-from trtforge.profile_text import duration
+from trtforge.page_frame import render_page
+from trtforge.run_diff_text import change_text, step_text, value_text
 
 if TYPE_CHECKING:
-    from trtforge.layer_diff import EngineDiff
+    from trtforge.diff import Diff
 
 
-def render(diff: EngineDiff) -> str:
-    """Return the page. All that comes from the engines is untrusted text and is escaped."""
-    from jinja2 import Environment, StrictUndefined
-    from markupsafe import Markup
-
-    folder = files("trtforge") / "templates"
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-    environment.filters.update(
-        figure=figure_text,
-        layer=layer_text,
-        duration=duration,
-        signed_bytes=signed_bytes,
-        signed_time=signed_time,
-    )
-    page = environment.from_string((folder / "diff.html.jinja").read_text(encoding="utf-8"))
-    style = (folder / "report.css").read_text(encoding="utf-8")
-    return page.render(
-        diff=diff,
-        words=WORDS,
-        basis=basis_text(diff),
-        totals=(("operator", diff.by_op), ("module", diff.by_module)),
-        style=Markup(style),  # noqa: S704  # our own file
-    )
+def render(diff: Diff) -> str:
+    """Return the page. All that comes from runs and engines is untrusted text and is escaped."""
+    engines = diff.engines
+    totals = (("operator", engines.by_op), ("module", engines.by_module)) if engines else ()
+    facts = {
+        "diff": diff,
+        "run": diff.run,
+        "engines": engines,
+        "words": WORDS,
+        "basis": basis_text(engines) if engines else "",
+        "totals": totals,
+        "steps": [step for step in diff.run.steps if step.differs] if diff.run else [],
+    }
+    filters: dict[str, Callable[..., str]] = {
+        "of_figure": number_text,
+        "figure_change": lambda each: change_of_figure(each) if each.change else "",
+        "layer": layer_text,
+        "signed_bytes": signed_bytes,
+        "signed_time": signed_time,
+        "value": value_text,
+        "change": change_text,
+        "step": step_text,
+    }
+    return render_page("diff.html.jinja", facts, filters)

@@ -9,9 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from trtforge.profile_text import duration
 from trtforge.quantities import format_bytes
+from trtforge.report_facts import digits
+from trtforge.run_diff_text import run_lines
 
 if TYPE_CHECKING:
     from trtforge.analysis import LayerCost
+    from trtforge.diff import Diff
     from trtforge.diff_figures import Figure
     from trtforge.layer_diff import Change, EngineDiff, Total
 
@@ -24,14 +27,24 @@ WORDS: Mapping[str, str] = {
     "removed": "only in the first",
     "time": "another time",
 }
+_NO_LAYERS = {"basis": "none", "same": 0, "by_op": (), "by_module": ()}
 _SHOWN = 4
 _TOTALS = 8
 
 
-def diff_lines(diff: EngineDiff, top: int) -> Iterator[str]:
-    """Yield the figures that changed and the ``top`` changes with the largest effect."""
+def diff_lines(diff: Diff, top: int) -> Iterator[str]:
+    """Yield what differs between the runs, then the engines' ``top`` changes by their effect."""
     yield f"First      {diff.before}"
     yield f"Second     {diff.after}"
+    if diff.run is not None:
+        yield from run_lines(diff.run)
+    if diff.engines is None:
+        yield f"Layers     not compared: {diff.no_layers}"
+    else:
+        yield from _engine_lines(diff.engines, top)
+
+
+def _engine_lines(diff: EngineDiff, top: int) -> Iterator[str]:
     yield f"Times      {basis_text(diff)}"
     for figure in diff.figures:
         if figure.change:
@@ -61,15 +74,23 @@ def basis_text(diff: EngineDiff) -> str:
 
 def figure_text(figure: Figure) -> str:
     """Return before, after and the change of ``figure``."""
-    before, after = (_value(value, figure.unit) for value in (figure.before, figure.after))
-    share = f" ({100 * figure.change / figure.before:+.1f} %)" if figure.before else ""
+    before, after = (number_text(value, figure.unit) for value in (figure.before, figure.after))
+    share = f" ({change_of_figure(figure)})" if figure.before else ""
     return f"{before} -> {after}{share}"
 
 
-def _value(value: float, unit: str) -> str:
+def change_of_figure(figure: Figure) -> str:
+    """Return the change of ``figure`` in percent; nothing where it was 0 before."""
+    return f"{100 * figure.change / figure.before:+.1f} %" if figure.before else ""
+
+
+def number_text(value: float, unit: str) -> str:
+    """Return one side of a figure."""
     if unit == "ms":
         return duration(value)
-    return format_bytes(int(value)) if unit == "B" else f"{value:,.0f}"
+    if unit == "B":
+        return format_bytes(int(value))
+    return f"{value:,.0f}" if float(value).is_integer() else digits(value, 6)
 
 
 def _total_lines(what: str, totals: Sequence[Total]) -> Iterator[str]:
@@ -121,7 +142,15 @@ def layer_text(layer: LayerCost) -> str:
     return f"{layer.name} ({layer.kind}, {layer.dtype}) -> {'; '.join(layer.outputs)}"
 
 
-def diff_data(diff: EngineDiff) -> dict[str, Any]:
-    """Return ``diff`` for JSON, with the effects that follow from the rest."""
-    changes = [{**asdict(each), "effect_ms": each.effect_ms} for each in diff.changes]
-    return {**asdict(diff), "changes": changes}
+def diff_data(diff: Diff) -> dict[str, Any]:
+    """Return ``diff`` for JSON, with the effects that follow from the rest.
+
+    The keys of the engines stand at the top; where no layers were compared, their lists are empty
+    and ``no_layers`` says why.
+    """
+    engines = asdict(diff.engines) if diff.engines else _NO_LAYERS
+    changes = [
+        {**asdict(each), "effect_ms": each.effect_ms}
+        for each in (diff.engines.changes if diff.engines else ())
+    ]
+    return {**engines, **asdict(diff), "changes": changes, "engines": diff.engines is not None}

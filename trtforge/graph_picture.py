@@ -10,21 +10,19 @@ from html import escape
 
 from trtforge.graph_layout import layered
 from trtforge.graph_summary import GraphSummary
+from trtforge.pictures import type_class
 
 WIDTH, HEIGHT = 132, 26
 ACROSS, DOWN = WIDTH + 16, HEIGHT + 22
 _LONGEST = 20  # characters that fit into a box
 
 
-def graph_picture(
-    graph: GraphSummary, types: Mapping[str, str], colours: Sequence[str], layers: Mapping[str, int]
-) -> str:
+def graph_picture(graph: GraphSummary, types: Mapping[str, str], layers: Mapping[str, int]) -> str:
     """Return the picture as SVG text.
 
     Args:
         graph: The model.
         types: Node name to the type it runs in, where that is known.
-        colours: Types by colour: the first is ``type-0``, and so on up to ``type-4``.
         layers: Node name to the position of an engine layer that computes it.
     """
     if not graph.names:
@@ -35,7 +33,7 @@ def graph_picture(
     wide = max(x for x, _ in corners) + WIDTH
     tall = max(y for _, y in corners) + HEIGHT
     lines = "".join(_edge(corners[start], corners[end]) for start, end in graph.edges)
-    boxes = "".join(_boxes(graph, corners, types, colours, layers))
+    boxes = "".join(_boxes(graph, corners, types, layers))
     return (
         f'<svg class="graph" viewBox="-8 -8 {wide + 16:.0f} {tall + 16:.0f}" role="group" '
         f'aria-label="graph of {len(graph.names)} nodes">'
@@ -55,12 +53,11 @@ def _boxes(
     graph: GraphSummary,
     corners: Sequence[tuple[float, float]],
     types: Mapping[str, str],
-    colours: Sequence[str],
     layers: Mapping[str, int],
 ) -> Iterator[str]:
     for index, (name, op, (x, y)) in enumerate(zip(graph.names, graph.ops, corners, strict=True)):
         kind = types.get(name, "")
-        colour = f"type-{min(colours.index(kind), 4)}" if kind in colours else "type-none"
+        colour = type_class(kind) if kind else "type-none"
         shown = op if len(op) <= _LONGEST else f"{op[: _LONGEST - 1]}…"
         title = escape(f"{name} ({op}){f', runs in {kind}' if kind else ''}")
         box = (

@@ -7,7 +7,7 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING
 
 from trtforge.quantities import format_bytes, percent
-from trtforge.report_page import digits, headline
+from trtforge.report_facts import digits, headline
 
 if TYPE_CHECKING:
     from trtforge.report import Report

@@ -11,6 +11,15 @@ from dataclasses import dataclass
 from html import escape
 
 WIDTH, HEIGHT = 160, 34
+_TYPES = {
+    "int8": 0, "float16": 1, "float32": 2, "float8e4m3fn": 3, "float8e5m2": 3, "bfloat16": 4,
+    "int4": 5, "float4e2m1": 5,
+}  # fmt: skip
+
+
+def type_class(dtype: str) -> str:
+    """Return the CSS class of a type's colour: the same one in each picture and on each page."""
+    return f"type-{_TYPES.get(dtype, 'other')}"
 
 
 def histogram(counts: Sequence[int], low: float, high: float, limit: float | None) -> str:

@@ -16,25 +16,24 @@ def steps_over_time(report: Report) -> str:
     return timeline([(stage.name, stage.steps) for stage in report.stages])
 
 
-def colours(report: Report) -> list[str]:
-    """Return the types of the precision map in the order of their colours."""
-    return [share.dtype for share in report.precision.shares] if report.precision else []
+def types_of_nodes(report: Report) -> dict[str, str]:
+    """Return the type that each node runs in, as far as the engine's layers tell."""
+    layers = report.prediction.layers if report.prediction else ()
+    types = {node: layer.dtype for layer in layers for node in layer.nodes}
+    if report.precision:
+        types |= {node: each.dtype for each in report.precision.shares for node in each.nodes}
+    return types
 
 
 def graph(report: Report) -> str:
     """Return the final model's graph, coloured by the type that each node runs in, or ""."""
     if report.graph is None:
         return ""
-    layers = report.prediction.layers if report.prediction else ()
-    types = {node: layer.dtype for layer in layers for node in layer.nodes}
-    if report.precision:
-        types |= {node: each.dtype for each in report.precision.shares for node in each.nodes}
     places: dict[str, int] = {}
-    for index, layer in enumerate(layers):
+    for index, layer in enumerate(report.prediction.layers if report.prediction else ()):
         for node in layer.nodes:
             places.setdefault(node, index)
-    known = dict.fromkeys([*colours(report), *types.values()])
-    return graph_picture(report.graph, types, list(known), places)
+    return graph_picture(report.graph, types_of_nodes(report), places)
 
 
 def roof(report: Report) -> str:

@@ -77,7 +77,7 @@ def open_subject(  # noqa: PLR0913  # what to look at, and what is known of it
         StepError: the layer dump cannot be read.
         DataError: a file of measured times cannot be read.
     """
-    report, engine = _known(source)
+    report, engine = known(source)
     if not source.exists():
         raise RequestError(f"{source} does not exist", remedy="give a run, an engine or a model")
     with TemporaryDirectory(prefix="trtforge-look-") as scratch:
@@ -114,8 +114,13 @@ def _giver(host: Host, artifact: type[Artifact]) -> type[Step]:
     return alone[0]
 
 
-def _known(source: Path) -> tuple[Report | None, Engine | None]:
-    """Return the report of a run and the engine, as far as ``source`` has them."""
+def known(source: Path) -> tuple[Report | None, Engine | None]:
+    """Return the report of a run and the engine, as far as ``source`` has them.
+
+    Raises:
+        DataError: the report cannot be read.
+        RequestError: it is an engine without a layer dump beside it.
+    """
     report: Report | None
     if (source / REPORT).is_file():
         report = read_report(source)

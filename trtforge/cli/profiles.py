@@ -106,22 +106,19 @@ def diff(
     as_json: Json = False,
     without: Without = [],  # noqa: B006  # typer copies it
 ) -> None:
-    """Say what engine B does differently from engine A.
+    """Say what run or engine B does differently from A.
 
-    By ONNX node, operator and torch module: other fusions, precisions, shapes and formats, added
-    copies and casts, and their effect on time and memory. No GPU is needed.
+    Engines: by ONNX node, operator and torch module, other fusions, precisions, shapes and formats,
+    added copies and casts, and their effect on time and memory. Runs: also verdicts, accuracy,
+    precision, memory, steps and environment. No GPU is needed.
     """
+    from trtforge.diff import compare
     from trtforge.diff_page import render
     from trtforge.diff_text import diff_data, diff_lines
     from trtforge.fail_if import failures, read_conditions
-    from trtforge.layer_diff import compare_engines
-    from trtforge.subject import open_subject
 
     conditions = read_conditions(fail_if) if fail_if else ()
-    host = open_host(without)
-    first = open_subject(before, host, model=model, device=device)
-    second = open_subject(after, host, model=model, device=device or first.prediction.device.name)
-    found = compare_engines(first, second)
+    found = compare(before, after, open_host(without), model=model, device=device)
     failed = tuple(failures(conditions, found.figures))
     if html is not None:
         write_file(html, render(found))

@@ -1,5 +1,6 @@
 "use strict";
-// Sorts tables by a click on a column's head, filters them by text, moves and zooms the graph.
+// Lists the sections, sorts tables by a click on a column's head, filters them by text, moves and
+// zooms the graph.
 const keyOf = (row, column) => {
   const cell = row.cells[column];
   const value = cell.dataset.value ?? cell.textContent.trim();
@@ -34,6 +35,13 @@ for (const filter of document.querySelectorAll("input.filter")) {
     texts ??= [...body.rows].map((row) => [row, row.textContent.toLowerCase()]);
     for (const [row, text] of texts) row.hidden = !text.includes(wanted);
   });
+}
+const contents = document.querySelector("nav");
+for (const head of document.querySelectorAll("main h2[id]")) {
+  const link = document.createElement("a");
+  link.href = `#${head.id}`;
+  link.textContent = head.textContent;
+  contents.append(link);
 }
 const view = document.querySelector("#graph-view");
 if (view) {
