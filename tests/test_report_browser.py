@@ -1,4 +1,4 @@
-"""The report in a real browser: quick, silent, offline, usable by keyboard, at all widths.
+"""Report and diff in a real browser: quick, silent, offline, usable by keyboard, at all widths.
 
 Needs Chromium (``apt-get install chromium``, or ``playwright install chromium``). Where there is
 none, each test says so.
@@ -7,15 +7,22 @@ none, each test says so.
 import os
 import shutil
 import time
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from test_report import example
+from test_run_diff import changed
 
 from trtforge.analysis import Device, LayerCost, NodeCost, Prediction
+from trtforge.diff import Diff
+from trtforge.diff_page import render as render_diff
 from trtforge.graph_summary import GraphSummary
+from trtforge.layer_diff import compare_engines
 from trtforge.report_page import render
+from trtforge.run_diff import compare_runs
+from trtforge.subject import Subject
 
 LAYERS = 5_000
 ARGUMENTS = [
@@ -70,18 +77,57 @@ def browser():
         browser.close()
 
 
-@pytest.fixture
-def opened(browser, page_file):
-    """The page, with everything that it said or asked for."""
+@pytest.fixture(scope="module")
+def diff_file(tmp_path_factory):
+    """The page of two runs whose engines have 60 layers, each of another type in the second."""
+    folder = tmp_path_factory.mktemp("diff")
+    first = large(folder)
+    found = first.prediction
+    first = replace(first, prediction=replace(found, layers=found.layers[:60]))
+    retyped = tuple(replace(layer, dtype="bfloat16") for layer in first.prediction.layers)
+    second = replace(changed(first), prediction=replace(first.prediction, layers=retyped))
+    engines = compare_engines(
+        Subject("runs/a", first.prediction), Subject("runs/b", second.prediction)
+    )
+    run = compare_runs(first, second)
+    file = folder / "diff.html"
+    page = render_diff(Diff("runs/a", "runs/b", run, engines, "", engines.figures))
+    file.write_text(page, encoding="utf-8")
+    return file
+
+
+@pytest.fixture(params=["report", "diff"])
+def any_file(request, page_file, diff_file):
+    """Each of the two kinds of pages."""
+    return page_file if request.param == "report" else diff_file
+
+
+@contextmanager
+def watched(browser, file):
+    """Open a page; note everything that it says or asks for."""
     context = browser.new_context(viewport={"width": 1280, "height": 900})
     page = context.new_page()
     page.said, page.asked = [], []
     page.on("console", lambda message: page.said.append(message.text))
     page.on("pageerror", lambda error: page.said.append(str(error)))
     page.on("request", lambda request: page.asked.append(request.url))
-    page.goto(page_file.as_uri())
+    page.goto(file.as_uri())
     yield page
     context.close()
+
+
+@pytest.fixture
+def opened(browser, page_file):
+    """The report's page."""
+    with watched(browser, page_file) as page:
+        yield page
+
+
+@pytest.fixture
+def either(browser, any_file):
+    """The report's page, then the diff's."""
+    with watched(browser, any_file) as page:
+        yield page
 
 
 def test_5000_layers_are_small_enough_and_load_quickly(browser, page_file):
@@ -95,10 +141,32 @@ def test_5000_layers_are_small_enough_and_load_quickly(browser, page_file):
     assert seconds < 2
 
 
-def test_it_says_nothing_and_asks_for_nothing(opened, page_file):
-    opened.locator("th button").first.click()
-    assert opened.said == []
-    assert opened.asked == [page_file.as_uri()]
+def test_it_says_nothing_and_asks_for_nothing(either, any_file):
+    either.locator("th button").first.click()
+    assert either.said == []
+    assert either.asked == [any_file.as_uri()]
+
+
+def test_the_list_of_sections_leads_to_each_of_them(either):
+    heads = either.locator("main h2[id]")
+    links = either.locator("nav a")
+    assert links.all_inner_texts() == heads.all_inner_texts()
+    last = links.last
+    last.click()
+    assert either.url.endswith(last.get_attribute("href"))
+    assert heads.last.is_visible()
+
+
+def test_changes_of_two_engines_are_filtered_and_sorted(browser, diff_file):
+    with watched(browser, diff_file) as page:
+        rows = page.locator("#changes tbody tr")
+        changes = rows.count()
+        assert changes == 40  # the 60 layers, less those that do not multiply
+        page.get_by_label("Filter changes, nodes, types").fill("node_44")
+        assert page.locator("#changes tbody tr:visible").count() == 1
+        page.get_by_label("Filter changes, nodes, types").fill("")
+        page.locator("#changes th", has_text="Moved").locator("button").click()
+        assert rows.count() == changes
 
 
 def test_layers_are_filtered_and_sorted(opened):
@@ -129,21 +197,21 @@ def test_the_graph_moves_zooms_and_follows_links(opened):
 
 
 @pytest.mark.parametrize("width", [360, 1280, 2560])
-def test_no_width_makes_the_page_scroll_sideways(opened, width):
-    opened.set_viewport_size({"width": width, "height": 900})
-    assert opened.evaluate("document.documentElement.scrollWidth") <= width
+def test_no_width_makes_the_page_scroll_sideways(either, width):
+    either.set_viewport_size({"width": width, "height": 900})
+    assert either.evaluate("document.documentElement.scrollWidth") <= width
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_no_serious_fault_for_people_who_see_or_move_otherwise(opened, scheme):
+def test_no_serious_fault_for_people_who_see_or_move_otherwise(either, scheme):
     from axe_playwright_python.sync_playwright import Axe
 
-    opened.emulate_media(color_scheme=scheme)
-    for many in ("#layer-table tbody tr", "svg.graph g"):  # all alike: some are enough
-        opened.evaluate(
+    either.emulate_media(color_scheme=scheme)
+    for many in ("#layer-table tbody tr", "svg.graph g", "#changes tbody tr"):  # all alike
+        either.evaluate(
             f"document.querySelectorAll('{many}').forEach((e, i) => i > 50 && e.remove())"
         )
-    found = Axe().run(opened).response["violations"]
+    found = Axe().run(either).response["violations"]
     assert [f["id"] for f in found if f["impact"] in ("serious", "critical")] == []
 
 
@@ -169,15 +237,24 @@ def test_colours_follow_the_theme(opened):
     "TRTFORGE_WRITE_PICTURES" not in os.environ,
     reason="writes docs/pictures; only where TRTFORGE_WRITE_PICTURES is set",
 )
-def test_the_pictures_of_the_documentation(browser, tmp_path):
+def test_the_pictures_of_the_documentation(browser, tmp_path, monkeypatch):
     from trtforge import demo
     from trtforge.api import run
+    from trtforge.diff import compare
+    from trtforge.host import Host
 
-    done = run(demo.RECIPE, demo.MODEL, out=tmp_path / "run")
+    monkeypatch.chdir(tmp_path)  # the pictures show no folder of this machine
+    done = run(demo.RECIPE, demo.MODEL, out=tmp_path / "int8")
     PICTURES.mkdir(exist_ok=True)
     page = browser.new_page(viewport={"width": 1100, "height": 700})
     page.goto((done.folder / "report.html").as_uri())
     page.screenshot(path=PICTURES / "report-light.png")
     page.evaluate("document.querySelector('#layers').scrollIntoView()")
     page.screenshot(path=PICTURES / "layers-light.png")
+    skip = ["insert-qdq.skip=[node_conv2d]"]
+    run(demo.RECIPE, demo.MODEL, out=tmp_path / "first-in-float16", settings=skip)
+    found = compare(Path("int8"), Path("first-in-float16"), Host())
+    (tmp_path / "diff.html").write_text(render_diff(found), encoding="utf-8")
+    page.goto((tmp_path / "diff.html").as_uri())
+    page.screenshot(path=PICTURES / "diff-light.png")
     page.close()

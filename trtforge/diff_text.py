@@ -30,6 +30,7 @@ WORDS: Mapping[str, str] = {
 _NO_LAYERS = {"basis": "none", "same": 0, "by_op": (), "by_module": ()}
 _SHOWN = 4
 _TOTALS = 8
+_TIMES = 11  # more than +1000 % is told as a multiple
 
 
 def diff_lines(diff: Diff, top: int) -> Iterator[str]:
@@ -80,8 +81,11 @@ def figure_text(figure: Figure) -> str:
 
 
 def change_of_figure(figure: Figure) -> str:
-    """Return the change of ``figure`` in percent; nothing where it was 0 before."""
-    return f"{100 * figure.change / figure.before:+.1f} %" if figure.before else ""
+    """Return the change of ``figure`` in percent, or how many times it is; "" where it was 0."""
+    if not figure.before:
+        return ""
+    ratio = figure.after / figure.before
+    return f"{ratio:,.0f} times" if ratio >= _TIMES else f"{100 * (ratio - 1):+.1f} %"
 
 
 def number_text(value: float, unit: str) -> str:

@@ -72,7 +72,9 @@ def columns(levels: Sequence[Level], limit: int | None) -> str:
     if limit is not None:
         y = BOTTOM - limit / top * (BOTTOM - TOP)
         parts.append(f'<path class="limit" d="M{LEFT} {y:.1f}H{RIGHT}"/>')
-        parts.append(_text(LEFT + 4, y - 5, f"required {format_bytes(limit)}", "start"))
+        place = (RIGHT - 4, "end") if x < (LEFT + RIGHT) / 2 else (LEFT + 4, "start")
+        words = f"required {format_bytes(limit)}"
+        parts.append(_text(place[0], max(y - 5, TOP - 2), words, place[1]))
     label = f"memory in use over {len(levels)} kernels, at most {format_bytes(shown[peak].size)}"
     return (
         f'<svg class="curve" viewBox="0 0 640 260" role="img" aria-label="{label}">'

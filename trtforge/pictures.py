@@ -104,7 +104,7 @@ def curve(points: Sequence[CurvePoint], required: float | None, name: str) -> st
         return ""
     values = [point.y for point in shown] + ([required] if required is not None else [])
     room = (max(values) - min(values)) * 0.08 or max(abs(max(values)) * 1e-4, 1e-9)
-    first = max(0.0, min(math.floor(shown[0].x * 20) / 20 - 0.05, 0.8))
+    first = max(0.0, min(math.floor((shown[0].x - 0.02) * 5) / 5, 0.8))  # round numbers at ticks
     frame = _Frame(min(values) - room, max(values) + room, first)
     parts = [*_axes(frame, name), *_line(frame, shown)]
     if required is not None:

@@ -92,17 +92,23 @@ def value_text(value: Value, unit: str = "") -> str:
 
 
 def change_text(pair: Pair, frame: str = "{}") -> str:
-    """Return the change from before to after: in percent, points of a share or decibels; or ""."""
+    """Return the change: percent of bytes, points of a share, decibels, a difference; or ""."""
     before, after = pair.before, pair.after
-    if isinstance(before, str | None) or isinstance(after, str | None) or before == after:
+    if before == after:
+        return ""
+    if before is None or after is None:
+        return frame.format(f"only in the {'second' if before is None else 'first'}")
+    if isinstance(before, str) or isinstance(after, str):
         return ""
     change = after - before
-    if not math.isfinite(change):
-        return ""
-    if pair.unit == "share":
-        return frame.format(f"{100 * change:+.2f} points")
-    if pair.unit == "dB":
-        return frame.format(f"{change:+.3g} dB")
-    if isinstance(before, int) and before:
-        return frame.format(f"{100 * change / before:+.1f} %")
-    return frame.format(f"{change:+.3g}")
+    return frame.format(_signed(change, before, pair.unit)) if math.isfinite(change) else ""
+
+
+def _signed(change: float, before: float, unit: str) -> str:
+    if unit == "share":
+        return f"{100 * change:+.2f} points"
+    if unit == "dB":
+        return f"{change:+.3g} dB"
+    if unit == "B" and before:
+        return f"{100 * change / before:+.1f} %"
+    return f"{change:+,}" if isinstance(change, int) else f"{change:+.3g}"
