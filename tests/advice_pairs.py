@@ -36,6 +36,28 @@ not_quantized (float[64,256] x) => (float[64,256] y) <float[256,256] w, float[25
     [second] y = MatMul (a, v)
 }
 """
+LONE_DEQUANTIZER = """
+<ir_version: 10, opset_import: ["" : 21]>
+lone_dequantizer (float[64,256] x) => (float[64,256] y)
+<float[256,256] w, float[16,256] v, float s = {0.05}, int8 z = {0}, int64[1] k = {16}>
+{
+    [first] a = MatMul (x, w)
+    [q] aq = QuantizeLinear (a, s, z)
+    [dq] ad = DequantizeLinear (aq, s, z)
+    [top] b, places = TopK (ad, k)
+    [second] y = MatMul (b, v)
+}
+"""
+NO_LONE_DEQUANTIZER = """
+<ir_version: 10, opset_import: ["" : 21]>
+no_lone_dequantizer (float[64,256] x) => (float[64,256] y)
+<float[256,256] w, float[16,256] v, int64[1] k = {16}>
+{
+    [first] a = MatMul (x, w)
+    [top] b, places = TopK (a, k)
+    [second] y = MatMul (b, v)
+}
+"""
 COUNTS_ROWS = """
 <ir_version: 10, opset_import: ["" : 21]>
 counts_rows (float[N,64] x) => (float[N,64] y) <float[64,64] w, int64[1] zero = {0}>
@@ -71,6 +93,11 @@ def pairs() -> tuple[Pair, ...]:
             "unfused-qdq",
             layer_dumps.parse(HALF_QUANTIZED),
             after(plain, CalibrateMax(), InsertQDQ()),
+        ),
+        Pair(
+            "lone-quantizers",
+            layer_dumps.parse(LONE_DEQUANTIZER),
+            layer_dumps.parse(NO_LONE_DEQUANTIZER),
         ),
         Pair("many-copies", attention, after(attention, JoinProducts())),
         Pair("host-copies", rows, fixed),

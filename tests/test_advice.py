@@ -79,7 +79,10 @@ needs_tensorrt = pytest.mark.skipif(
 
 
 @needs_tensorrt
-@pytest.mark.parametrize("code", ["float32-products", "unfused-qdq", "many-copies", "host-copies"])
+@pytest.mark.parametrize(
+    "code",
+    ["float32-products", "unfused-qdq", "lone-quantizers", "many-copies", "host-copies"],
+)
 def test_the_change_does_what_the_advice_says(built, code):
     before, after = built[code]
     hint = next(hint for rule in RULES for hint in rule(before) if hint.code == code)

@@ -244,15 +244,17 @@ def test_the_pictures_of_the_documentation(browser, tmp_path, monkeypatch):
     from trtforge.host import Host
 
     monkeypatch.chdir(tmp_path)  # the pictures show no folder of this machine
-    done = run(demo.RECIPE, demo.MODEL, out=tmp_path / "int8")
+    shutil.copytree(demo.RECIPE.parent, "demo")
+    recipe, model = Path("demo", demo.RECIPE.name), Path("demo", demo.MODEL.name)
+    done = run(recipe, model, out=Path("int8"))
     PICTURES.mkdir(exist_ok=True)
     page = browser.new_page(viewport={"width": 1100, "height": 700})
-    page.goto((done.folder / "report.html").as_uri())
+    page.goto((done.folder / "report.html").resolve().as_uri())
     page.screenshot(path=PICTURES / "report-light.png")
     page.evaluate("document.querySelector('#layers').scrollIntoView()")
     page.screenshot(path=PICTURES / "layers-light.png")
     skip = ["insert-qdq.skip=[node_conv2d]"]
-    run(demo.RECIPE, demo.MODEL, out=tmp_path / "first-in-float16", settings=skip)
+    run(recipe, model, out=Path("first-in-float16"), settings=skip)
     found = compare(Path("int8"), Path("first-in-float16"), Host())
     (tmp_path / "diff.html").write_text(render_diff(found), encoding="utf-8")
     page.goto((tmp_path / "diff.html").as_uri())

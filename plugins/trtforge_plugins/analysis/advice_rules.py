@@ -115,7 +115,7 @@ def lone_quantizers(seen: Seen) -> Iterator[Hint]:
         yield _hint(
             "lone-quantizers", alone, seen.milliseconds(alone),
             cause="Q/DQ pairs that no product takes in are kernels of their own",
-            evidence=f"{len(alone)} layers only change between a quantized and a wider type, "
+            evidence=f"layers that only change between a quantized and a wider type: {len(alone)}, "
             f"the first is {alone[0].name}",
             remedy="quantize at the inputs of products alone",
             change="- insert-qdq",
@@ -201,7 +201,7 @@ def unaligned_products(seen: Seen) -> Iterator[Hint]:
         yield _hint(
             "unaligned-products", tuple(layers), 0.0,
             cause="dimensions of products are no multiples of what tensor cores take at once",
-            evidence=f"{len(odd)} products, the first is {name}: {why}",
+            evidence=f"{len(odd)} product{'s' if len(odd) > 1 else ''}, the first is {name}: {why}",
             remedy="pad the dimension, in the model or as the shape of an input",
             change="shapes: with batch and sequence lengths that are multiples of 8 (INT8: 16)",
         )  # fmt: skip
