@@ -215,7 +215,7 @@ def test_products_that_tensor_cores_must_pad():
     layer = replace(found.layers[0], nodes=("fc",), dtype="float16", macs=1)
     seen = Seen(model, replace(found, layers=(layer,)))
     (hint,) = unaligned_products(seen)
-    assert hint.evidence == "1 products, the first is fc: 50 is no multiple of 8"
+    assert hint.evidence == "1 product, the first is fc: 50 is no multiple of 8"
     assert not list(unaligned_products(golden("attention_fp16")))
 
 
