@@ -4,6 +4,7 @@
 
 1. ``check`` on graphs of 5 000 nodes, one that TensorRT takes and one with 500 refused nodes, as
    whole processes; beside it, TensorRT's own parse of the same file, measured inside its process.
+   Wall time, and the time that processors computed, which other programs disturb less.
 2. ``bisect --recipe`` on a graph of BERT-base (12 layers, small widths, random weights) in which
    some units of the feed-forward layers are outliers that INT8 cannot hold: how often the model was
    compared, against once for each node.

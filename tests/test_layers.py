@@ -18,6 +18,7 @@ triton triton.config
 doctor doctor.limits doctor.installation doctor.symptom runtime runtime.session
 bundle.plan_header bundle.signature bundle.copying pointwise
 options steps statistics analysis yaml_text graph diagnosis output_sums worker_process
+worker_samples
 compare to_surgeon targets symbolic op_attributes io_adapter frozen_inputs task_accuracy
 context host weights feeds rounding float4 from_surgeon pictures check_page subgraph graph_summary
 statistics_report graph_picture inline_weights timing_statistics

@@ -15,6 +15,7 @@ import pytest
 
 from trtforge.errors import BuildError, ExitCode
 from trtforge.worker import Cause, Job, Worker, WorkerFailure
+from trtforge.worker_samples import Samples, oom_kills
 
 SOON = 10.0  # seconds; generous, because two cores run everything
 
@@ -70,7 +71,6 @@ def test_progress_is_streamed_while_the_job_runs():
     [
         ("abort", Cause.CRASHED, "died from SIGABRT: terminate called without an active exception"),
         ("segfault", Cause.CRASHED, "died from SIGSEGV"),
-        ("kill_self", Cause.OUT_OF_MEMORY, "was killed (SIGKILL)"),
         ("leave", Cause.CRASHED, "left with status 7"),
         ("leave_orphan", Cause.CRASHED, "left with status 3"),
         ("raise_value_error", Cause.RAISED, "failed: ValueError: the moon is full"),
@@ -88,6 +88,64 @@ def test_each_way_to_fail_has_a_name_and_the_worker_can_be_used_again(tmp_path, 
         assert "Traceback" not in str(raised.value)
         assert raised.value.exit_code is ExitCode.STEP_FAILED
         assert worker.call(job("echo"))["n"] == 1
+
+
+@pytest.mark.parametrize(
+    ("for_memory", "cause", "text"),
+    [
+        (True, Cause.OUT_OF_MEMORY, "most likely by the kernel because the machine ran out of mem"),
+        (False, Cause.KILLED, "by another process, not for memory: it had used "),
+    ],
+)
+def test_who_killed_the_process_is_told_from_its_memory(monkeypatch, for_memory, cause, text):
+    monkeypatch.setattr(Samples, "speak_of_memory", lambda *_: for_memory)
+    with Worker() as worker:
+        with pytest.raises(WorkerFailure) as raised:
+            worker.call(job("kill_self"))
+        assert raised.value.cause is cause
+        assert text in raised.value.what
+        assert worker.call(job("echo"))["n"] == 1
+
+
+GIB = 2**30
+
+
+@pytest.mark.parametrize(
+    ("peak", "free", "kills", "for_memory"),
+    [
+        (6 * GIB, 4 * GIB, (0, 0), True),  # it had most of the memory itself
+        (GIB, GIB // 4, (0, 0), True),  # others had it, and nearly nothing was left
+        (GIB, 8 * GIB, (2, 3), True),  # the kernel counted a kill
+        (GIB, 8 * GIB, (2, 2), False),
+        (GIB, 8 * GIB, (None, None), False),  # a system that does not count
+        (0, None, (None, None), True),  # it ended before anything was seen
+    ],
+)
+def test_what_speaks_for_a_kill_by_the_kernel(peak, free, kills, for_memory):
+    before, now = kills
+    samples = Samples(peak=peak, least_free=free, kills_before=before)
+    assert samples.speak_of_memory(10 * GIB, now) is for_memory
+
+
+def test_kills_for_memory_are_read_from_the_control_group(tmp_path):
+    group = tmp_path / "sys" / "fs" / "cgroup" / "job"
+    group.mkdir(parents=True)
+    (tmp_path / "proc" / "self").mkdir(parents=True)
+    (tmp_path / "proc" / "self" / "cgroup").write_text("0::/job\n")
+    assert oom_kills(tmp_path) is None
+    (group / "memory.events").write_text("low 0\noom 4\noom_kill 3\n")
+    assert oom_kills(tmp_path) == 3
+
+
+def test_samples_hold_the_most_memory_and_the_time_of_the_processor():
+    samples = Samples()
+    samples.take(os.getpid())
+    assert samples.peak > 2**20
+    assert samples.processor > 0
+    seen = samples.peak, samples.least_free
+    samples.take(2**22 + 1)  # no process has this number: Linux gives none above 2**22
+    assert (samples.peak, samples.least_free) == seen
+    assert "of memory when" in str(samples)
 
 
 def test_a_crash_leaves_the_python_stack_in_the_log(tmp_path):

@@ -27,6 +27,7 @@ from trtforge import errors
 from trtforge.context import Progress, Silent
 from trtforge.errors import TrtforgeError, WorkerError
 from trtforge.quantities import format_bytes
+from trtforge.worker_samples import Samples, memory_of_this_machine, oom_kills
 
 SCRIPT = Path(__file__).with_name("worker_process.py")
 TICK = 0.1  # seconds between two looks at the clock and at the memory
@@ -42,6 +43,8 @@ class Cause(StrEnum):
     """It ran past its time limit and was killed."""
     OUT_OF_MEMORY = "out-of-memory"
     """It passed its memory limit, could not allocate, or was killed by the kernel."""
+    KILLED = "killed"
+    """Somebody killed it with SIGKILL, and what was seen of its memory is not why."""
     RAISED = "raised"
     """The job raised an exception that is not one of trtforge's own."""
 
@@ -92,6 +95,7 @@ class Worker:
         self._process: subprocess.Popen[bytes] | None = None
         self._answers = -1
         self._end: weakref.finalize[..., Worker] | None = None
+        self._samples = Samples()
 
     def __enter__(self) -> Self:
         return self
@@ -179,6 +183,8 @@ class Worker:
     def _receive(self, job: Job) -> Iterator[dict[str, Any]]:
         """Yield answers until the process ends, and hold it to its limits meanwhile."""
         started = checked = time.monotonic()
+        samples = self._samples = Samples()
+        samples.take(self.pid or 0)
         poll = select.poll()
         poll.register(self._answers, select.POLLIN)
         rest = b""
@@ -194,13 +200,16 @@ class Worker:
             now = time.monotonic()
             if job.time_limit is not None and now - started > job.time_limit:
                 raise WorkerFailure(
-                    f"{job.title} did not end within {job.time_limit:g} seconds and was stopped",
+                    f"{job.title} did not end within {job.time_limit:g} seconds and was stopped; "
+                    f"{samples}, and had computed for {samples.processor:.1f} s",
                     cause=Cause.TIMED_OUT,
                     remedy=_remedy("give it a longer time limit", job.log),
                 )
-            if job.memory_limit is not None and now - checked > TICK:
+            if now - checked > TICK:
                 checked = now
-                self._check_memory(job, job.memory_limit)
+                samples.take(self.pid or 0)
+                if job.memory_limit is not None:
+                    self._check_memory(job, job.memory_limit)
 
     def _has_ended(self) -> bool:
         options = os.WEXITED | os.WNOHANG | os.WNOWAIT
@@ -222,12 +231,7 @@ class Worker:
         status = process.returncode if process else 0
         words = last_words(job.log)
         if status == -signal.SIGKILL:
-            return WorkerFailure(
-                f"{job.title} was killed (SIGKILL), most likely by the kernel because the machine "
-                "ran out of memory",
-                cause=Cause.OUT_OF_MEMORY,
-                remedy=_remedy("free memory or use a machine with more", job.log),
-            )
+            return self._kill(job)
         how = f"died from {_signal_name(-status)}" if status < 0 else f"left with status {status}"
         return WorkerFailure(
             f"{job.title} {how}{f': {words}' if words else ' and said nothing'}",
@@ -235,6 +239,22 @@ class Worker:
             remedy=_remedy(
                 "find the part of the model that does it with `trtforge bisect`", job.log
             ),
+        )
+
+    def _kill(self, job: Job) -> WorkerFailure:
+        """Say who sent SIGKILL, as the samples of its memory speak for."""
+        samples = self._samples
+        if samples.speak_of_memory(memory_of_this_machine(), oom_kills()):
+            return WorkerFailure(
+                f"{job.title} was killed (SIGKILL), most likely by the kernel because the machine "
+                f"ran out of memory: {samples}",
+                cause=Cause.OUT_OF_MEMORY,
+                remedy=_remedy("free memory or use a machine with more", job.log),
+            )
+        return WorkerFailure(
+            f"{job.title} was killed (SIGKILL) by another process, not for memory: {samples}",
+            cause=Cause.KILLED,
+            remedy=_remedy("look for who ends processes here, and run it again", job.log),
         )
 
 

@@ -41,6 +41,11 @@ CODES = {
         "the parser passed the memory limit, or the memory of the machine",
         ("use a machine with more memory",),
     ),
+    "parser-killed": (
+        "The process that parses was killed",
+        "somebody killed the process that parses, and not for its memory",
+        ("look for who ends processes on this machine, and run it again",),
+    ),
     "parser-raised": (
         "TensorRT's parser raised an error",
         "the process that parses failed with an error that is not TensorRT's",
