@@ -116,6 +116,27 @@ class RunFolder:
             with suppress(OSError):  # another run may have put something there
                 folder.rmdir()
 
+    def copy_logs(self, place: Path) -> bool:
+        """Copy what steps wrote into ``logs/``, one file after the other, to ``place``.
+
+        Returns:
+            Whether there was anything; where there was not, nothing is written.
+
+        Raises:
+            EnvironmentLacks: it cannot be written there.
+        """
+        logs = sorted((self.path / "logs").glob("*.log"))
+        if not logs:
+            return False
+        try:
+            with atomic_file(place) as file:
+                for log in logs:
+                    with log.open("rb") as source:
+                        shutil.copyfileobj(source, file)
+        except OSError as error:
+            raise write_error(error, place, "the log") from error
+        return True
+
     def write(self, name: str, content: str) -> Path:
         """Write a text file of the run atomically and return its path."""
         path = self.path / name

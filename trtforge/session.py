@@ -49,6 +49,8 @@ class RunOptions:
     """Reuse and keep the results of steps."""
     compare: bool = True
     """Compare the result with the given model at the end, where the recipe has no such step."""
+    log: Path | None = None
+    """Where to copy what builders logged, also of a run that fails."""
 
 
 @dataclass(frozen=True)
@@ -164,7 +166,14 @@ class Session:
         out = options.out or default_folder(self._source, self.recipe.name, resume=options.resume)
         folder = RunFolder(out)
         with folder.claim(self._source, self.recipe.name, resume=options.resume):
-            return self._run(folder)
+            try:
+                return self._run(folder)
+            finally:
+                if options.log is not None and not folder.copy_logs(options.log):
+                    self._observer.message(
+                        f"Nothing was logged for {options.log}: no step built an engine anew "
+                        "(--no-cache builds again)"
+                    )
 
     def _run(self, folder: RunFolder) -> Run:
         from trtforge.evidence import MODEL, Evidence

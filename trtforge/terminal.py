@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, TextIO
 
@@ -63,9 +64,14 @@ class PlainLines(Quiet):
 
 
 class Live(Quiet):
-    """A terminal's display: finished steps above, a moving line for the one that runs."""
+    """A terminal's display: finished steps above, a moving line for the one that runs.
 
-    def __init__(self, console: Console) -> None:
+    Args:
+        console: The terminal.
+        clock: Seconds, from which the time that is left is told.
+    """
+
+    def __init__(self, console: Console, clock: Callable[[], float] = time.monotonic) -> None:
         from rich.progress import (
             BarColumn,
             Progress,
@@ -84,6 +90,7 @@ class Live(Quiet):
             TimeRemainingColumn(compact=True),
             console=console,
             transient=True,
+            get_time=clock,
         )
         self._task: TaskID | None = None
 

@@ -81,6 +81,12 @@ def run(
         bool, typer.Option("--json-lines", help="Print each event as a line of JSON.")
     ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")] = False,
+    log: Annotated[
+        Path | None,
+        typer.Option(
+            "--log", metavar="FILE", help="Copy TensorRT's messages here, also of a failure."
+        ),
+    ] = None,
     matrix: Annotated[
         Path | None,
         typer.Option("--matrix", help="Run models x recipes x targets of this file instead."),
@@ -101,6 +107,7 @@ def run(
 
         given: dict[str, object] = {"a recipe": recipe, "--model": model, "--set": settings}
         given |= {"--shape": shapes, "--target": targets, "--resume": resume, "--dry-run": dry_run}
+        given |= {"--log": log}
         run_file(matrix, out, on, jobs, given=given, as_json=as_json, quiet=quiet)
         return
     if not recipe:
@@ -116,6 +123,7 @@ def run(
         verify_each=verify_each,
         use_cache=cache,
         compare=compare,
+        log=log,
     )
     host = open_host(without)
     if dry_run:
