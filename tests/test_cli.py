@@ -525,11 +525,11 @@ def test_ctrl_c_leaves_a_run_that_goes_on(place, monkeypatch):
 
 
 def test_ctrl_c_while_modules_load(monkeypatch):
-    def interrupted():
+    def interrupted(**_):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("trtforge.cli.app.app", interrupted)
-    assert trtforge("list").err == "\ntrtforge: stopped\n"
+    assert trtforge("list").err.startswith("\ntrtforge: stopped\n")
     assert trtforge("run", "fp16").code == 130
     assert "--resume goes on from here" in trtforge("run", "fp16").err
 

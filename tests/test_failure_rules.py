@@ -37,6 +37,8 @@ def test_codes_are_unique_and_each_rule_is_complete():
         assert rule.remedies
         assert rule.examples
         assert rule.cause.format(op="Conv")
+    assert all(lint.remedies for lint in LINTS)
+    assert all(todo for _, _, todo in CODES.values())
 
 
 def test_kinds_of_causes_are_told_apart():

@@ -24,6 +24,8 @@ class ExitCode(IntEnum):
     """A step or TensorRT failed."""
     ENVIRONMENT_LACKS = 4
     """The environment lacks something that the request needs."""
+    STOPPED = 130
+    """Ctrl-C: 128 and the number of SIGINT, as shells have it."""
 
 
 class TrtforgeError(Exception):
@@ -56,6 +58,29 @@ class TrtforgeError(Exception):
     def at(self, where: str) -> None:
         """Put ``where`` before the place that the error already names."""
         self.where = f"{where}: {self.where}" if self.where else where
+
+
+class RequirementMissed(TrtforgeError):
+    """What was asked for is done, and a stated requirement is not met."""
+
+    exit_code = ExitCode.REQUIREMENT_MISSED
+    code = "requirement-missed"
+    advice = "change what misses it, as the answer of the command says, or lower the requirement"
+
+
+class Stopped(TrtforgeError):
+    """Ctrl-C was pressed."""
+
+    exit_code = ExitCode.STOPPED
+    code = "stopped"
+    advice = "give the same command again"
+
+
+class Defect(TrtforgeError):
+    """A defect of trtforge; nothing that a user gives should cause it."""
+
+    code = "defect"
+    advice = "report the lines above"
 
 
 class RequestError(TrtforgeError):

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trtforge.environment import environment
-from trtforge.errors import ExitCode, RequestError, TrtforgeError
+from trtforge.errors import ExitCode, RequestError, RequirementMissed, TrtforgeError
 from trtforge.report import ModelSummary, Report, Verdict, make_report, summarize_model
 from trtforge.report import read_report as parse_report
 from trtforge.run_folder import REPORT, RunFolder
-from trtforge.verdict import missed
+from trtforge.verdict import missed, remedies
 
 if TYPE_CHECKING:
     from trtforge.context import Context
@@ -50,14 +50,17 @@ class Evidence:
 
         model_file.save(self._ctx.model, self._folder.path / MODEL)
         sentences = tuple(missed(self._ctx))
-        code = ExitCode.REQUIREMENT_MISSED if sentences else ExitCode.DONE
-        report = self._report(Verdict(int(code), sentences))
+        verdict = Verdict(int(ExitCode.DONE))
+        if sentences:
+            code, word = int(ExitCode.REQUIREMENT_MISSED), RequirementMissed.code
+            verdict = Verdict(code, sentences, code=word, remedies=tuple(remedies(self._ctx)))
+        report = self._report(verdict)
         self._write(report)
         return report, sentences
 
     def write_failure(self, error: TrtforgeError) -> None:
         """Write the report of a run that failed."""
-        self._write(self._report(Verdict(int(error.exit_code), error=str(error))))
+        self._write(self._report(Verdict(int(error.exit_code), error=str(error), code=error.code)))
 
     def _report(self, verdict: Verdict) -> Report:
         return make_report(

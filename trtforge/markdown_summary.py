@@ -35,6 +35,8 @@ def _missed(report: Report) -> Iterator[str]:
         yield f"> {_text(report.verdict.error)}"
     if report.verdict.missed:
         yield "\n".join(f"- {_text(sentence)}" for sentence in report.verdict.missed)
+    for remedy in report.verdict.remedies:
+        yield f"To do: {_text(remedy)}"
 
 
 def _accuracy(report: Report) -> Iterator[str]:

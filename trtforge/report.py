@@ -113,6 +113,10 @@ class Verdict:
     """A sentence for each missed requirement."""
     error: str = ""
     """Why the run failed; empty when it did not."""
+    code: str = ""
+    """The word of docs/findings.md for what is wrong; empty when nothing is."""
+    remedies: tuple[str, ...] = ()
+    """What to do about the missed requirements; that of a failure is in ``error``."""
 
 
 @dataclass(frozen=True)

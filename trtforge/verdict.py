@@ -17,17 +17,37 @@ if TYPE_CHECKING:
 SHOWN = 5
 ACCURACY = ("cosine", "sample_cosine", "top1_agreement", "sqnr", "accuracy", "accuracy_drop")
 """The requirements that comparing two models answers."""
+_MEND_SEARCH = "give search-precision more evaluations, or another calibrator before it"
+_MEND_ACCURACY = (
+    "`trtforge bisect MODEL --recipe RECIPE` names the step that costs it, and the nodes to leave "
+    "out of that step"
+)
+_MEND_PRECISION = (
+    "ask for the type that the nodes run in (`keep` of cast, `skip` of insert-qdq); "
+    "docs/mixed-precision.md says what TensorRT takes"
+)
+_MEND_MEMORY = (
+    "put fit-memory in the place of tensorrt: it tries what needs less, one thing after the other "
+    "(docs/memory.md); what was never measured needs a step that builds"
+)
 
 
 def missed(ctx: Context) -> list[str]:
     """Return a sentence for each requirement that the run misses, or never measured."""
+    return [sentence for sentences, _ in _kinds(ctx) for sentence in sentences]
+
+
+def remedies(ctx: Context) -> list[str]:
+    """Return what to do about the kinds of requirements of which one is missed."""
+    return [remedy for sentences, remedy in _kinds(ctx) if sentences]
+
+
+def _kinds(ctx: Context) -> Iterator[tuple[list[str], str]]:
     require = ctx.request.require
-    return [
-        *_search(ctx.find(Sensitivity)),
-        *_accuracy(ctx.find(Comparison), require),
-        *_precision(ctx.find(PrecisionProof), require),
-        *_memory(ctx, require),
-    ]
+    yield list(_search(ctx.find(Sensitivity))), _MEND_SEARCH
+    yield list(_accuracy(ctx.find(Comparison), require)), _MEND_ACCURACY
+    yield list(_precision(ctx.find(PrecisionProof), require)), _MEND_PRECISION
+    yield list(_memory(ctx, require)), _MEND_MEMORY
 
 
 def _search(found: Sensitivity | None) -> Iterator[str]:

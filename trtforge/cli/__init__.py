@@ -6,12 +6,10 @@ import gc
 import logging
 import sys
 import traceback
+from typing import Any
 
 from trtforge.cli.quick_start import quick_start
-from trtforge.errors import ExitCode, TrtforgeError
-
-INTERRUPTED = 130
-"""Exit code after Ctrl-C: 128 and the number of SIGINT, as shells have it."""
+from trtforge.errors import Defect, ExitCode, RequestError, Stopped, TrtforgeError
 
 
 def main() -> None:
@@ -19,11 +17,11 @@ def main() -> None:
     # Libraries warn through loggers, some with a traceback; what a user must know are our errors.
     logging.basicConfig(handlers=[logging.NullHandler()])
     quick_start()
-    code = _run()
-    if code == INTERRUPTED:
-        sys.stderr.write("\ntrtforge: stopped\n")
-        if "run" in sys.argv[1:2]:
-            sys.stderr.write("  To do: the same command with --resume goes on from here\n")
+    try:
+        code = _run()
+    except TrtforgeError as error:
+        _show(error)
+        code = int(error.exit_code)
     from trtforge.cli.answers import flush
 
     flush()
@@ -32,29 +30,51 @@ def main() -> None:
 
 
 def _run() -> int:
+    """Return the exit code of a command that gave an answer.
+
+    Raises:
+        TrtforgeError: it gave none.
+    """
     try:
         from trtforge.cli.app import app
 
-        app()
-    except SystemExit as end:  # the way in which typer ends
-        return end.code if isinstance(end.code, int) else ExitCode.DONE
-    except TrtforgeError as error:
-        _show(error)
-        return error.exit_code
-    except KeyboardInterrupt:  # while our own modules load; later typer makes it an exit
-        return INTERRUPTED
-    except Exception:  # noqa: BLE001  # not the user's mistake: the traceback is what we need
-        traceback.print_exc()
-        sys.stderr.write("\nThis is a defect of trtforge; please report the lines above.\n")
-        return ExitCode.STEP_FAILED
-    return ExitCode.DONE
+        code = app(standalone_mode=False)
+    except TrtforgeError:
+        raise
+    except KeyboardInterrupt as error:  # while our own modules load; later typer makes it an exit
+        raise _stopped() from error
+    except Exception as error:
+        if hasattr(error, "format_message"):  # typer's own; its classes are not public
+            raise _wrong_usage(error) from error
+        traceback.print_exc()  # not the user's mistake: the traceback is what we need
+        raise Defect(f"This is a defect of trtforge: {type(error).__name__}: {error}") from error
+    if code == ExitCode.STOPPED:
+        raise _stopped()
+    return code if isinstance(code, int) else ExitCode.DONE
+
+
+def _stopped() -> Stopped:
+    sys.stderr.write("\n")  # behind the ^C of the terminal
+    goes_on = "the same command with --resume goes on from here" if "run" in sys.argv[1:2] else ""
+    return Stopped("stopped", remedy=goes_on)
+
+
+def _wrong_usage(error: Any) -> RequestError:
+    """Return what typer says of the arguments as an error of ours."""
+    words = error.format_message()
+    command = error.ctx.command_path if error.ctx else "trtforge"
+    if words.startswith("Usage:"):  # the help, where a command of a group is missing
+        sys.stderr.write(f"{words}\n\n")
+        words = "which command is not said"
+    where = command.partition(" ")[2]
+    return RequestError(words, where=where, remedy=f"`{command} --help` says what it takes")
 
 
 def _show(error: TrtforgeError) -> None:
-    if "--json" in sys.argv:
-        from trtforge.cli.answers import say_json
+    from trtforge.cli.answers import say_json, tell
 
+    if "--json" in sys.argv:
         names = ("code", "where", "what", "remedy")
         facts = {name: getattr(error, name) for name in names}
         say_json({"error": facts, "exit_code": int(error.exit_code)})
-    sys.stderr.write(f"trtforge: {error}\n  Code: {error.code} (docs/findings.md)\n")
+    tell(error)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from trtforge.errors import RequestError
+from trtforge.errors import ExitCode, RequestError, RequirementMissed, TrtforgeError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -77,6 +77,36 @@ def say_table(table: Table) -> None:
         console.print(table)
     for line in captured.get().splitlines():
         say(line.rstrip())
+
+
+def tell(error: TrtforgeError) -> None:
+    """Say on standard error what is wrong, what to do, and the code."""
+    sys.stderr.write(f"trtforge: {error}\n  Code: {error.code} (docs/findings.md)\n")
+
+
+def end(error: TrtforgeError | None) -> NoReturn:
+    """End a command whose answer is printed: with exit code 0, or with what is not as it should be.
+
+    This is the only way to another exit code beside raising an error, so that none comes without
+    a code and a remedy.
+    """
+    if error is None:
+        raise typer.Exit(ExitCode.DONE)
+    tell(error)
+    raise typer.Exit(error.exit_code)
+
+
+def not_met(sentences: Sequence[str], *remedies: str) -> RequirementMissed | None:
+    """Return the error of requirements that are not met; None where all are.
+
+    Args:
+        sentences: One for each.
+        remedies: What to do, best first.
+    """
+    if not sentences:
+        return None
+    what = "\n  not met: ".join(sentences)
+    return RequirementMissed(f"not met: {what}", remedy="; or ".join(remedies))
 
 
 def write_file(place: Path, text: str) -> None:

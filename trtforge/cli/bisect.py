@@ -9,8 +9,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from trtforge.cli.answers import Json, Shapes, Targets, Without, open_host, say, say_json
-from trtforge.errors import ExitCode, RequestError
+from trtforge.cli.answers import (
+    Json,
+    Shapes,
+    Targets,
+    Without,
+    end,
+    not_met,
+    open_host,
+    say,
+    say_json,
+)
+from trtforge.errors import RequestError
 
 if TYPE_CHECKING:
     from trtforge.accuracy_bisection import Blame
@@ -83,7 +93,9 @@ def _blame(model: str, recipe: str, options: RunOptions, host: Host, *, as_json:
         say_json({**asdict(found), "setting": found.setting})
     else:
         _tell_blame(found)
-    raise typer.Exit(ExitCode.REQUIREMENT_MISSED if found.step else ExitCode.DONE)
+    missed = found.effects[-1].missed if found.step else ()
+    leave = f"- {found.setting}" if found.nodes else f"give {found.step} a higher precision"
+    end(not_met(missed, leave))
 
 
 def _tell_blame(found: Blame) -> None:

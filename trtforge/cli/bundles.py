@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from trtforge.cli.answers import Json, say, say_json
-from trtforge.errors import ExitCode, RequestError
+from trtforge.cli.answers import Json, end, not_met, say, say_json
+from trtforge.errors import RequestError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -94,7 +94,9 @@ def preflight_(
         say_json(_data(result, opened))
     else:
         _tell_preflight(result, opened)
-    raise typer.Exit(ExitCode.DONE if result.chosen else ExitCode.REQUIREMENT_MISSED)
+    rebuild = ("`trtforge bundle load` builds an engine here",) if result.can_rebuild else ()
+    pack = "build on this machine, or for its GPU, and pack that too (`trtforge bundle pack`)"
+    end(not_met([] if result.chosen else [_verdict(result)], *rebuild, pack))
 
 
 @app.command()

@@ -14,13 +14,14 @@ from trtforge.cli.answers import (
     Shapes,
     Targets,
     Without,
+    end,
+    not_met,
     open_host,
     say,
     say_json,
     shape_option,
     write_file,
 )
-from trtforge.errors import ExitCode
 
 if TYPE_CHECKING:
     from trtforge.diagnosis import Diagnosis, FindingGroup
@@ -63,7 +64,14 @@ def check(
         say_json({**asdict(diagnosis), "left": diagnosis.left})
     else:
         _tell(model, diagnosis)
-    raise typer.Exit(ExitCode.DONE if diagnosis.convertible else ExitCode.REQUIREMENT_MISSED)
+    end(not_met(_refusal(model, diagnosis), "do what the findings say, best first"))
+
+
+def _refusal(model: str, diagnosis: Diagnosis) -> list[str]:
+    if diagnosis.convertible:
+        return []
+    codes = ", ".join(dict.fromkeys(each.code for each in diagnosis.refused))
+    return [f"{model}: {diagnosis.backend} refuses it as it is: {codes}"]
 
 
 def _tell(model: str, diagnosis: Diagnosis) -> None:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from trtforge.cli.answers import Json, say, say_json
-from trtforge.errors import ExitCode
+from trtforge.cli.answers import Json, end, not_met, say, say_json
+from trtforge.errors import EnvironmentLacks, ExitCode, TrtforgeError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -39,21 +39,28 @@ def doctor(
     facts = read_facts()
     answers = [answer for text in require for answer in hold_against(text, facts)]
     findings = checkup(facts, need_gpu=gpu)
-    code = _exit_code(findings, answers)
+    fault = _fault(findings, answers)
+    code = ExitCode.DONE if fault is None else fault.exit_code
     if as_json:
         data = {**asdict(facts), "findings": findings, "required": answers, "exit_code": int(code)}
         say_json({key: _plain(value) for key, value in data.items()})
     else:
         _tell(facts.environment, findings, answers)
-    raise typer.Exit(code)
+    end(fault)
 
 
-def _exit_code(findings: Sequence[Symptom], answers: Sequence[Answer]) -> ExitCode:
+def _fault(findings: Sequence[Symptom], answers: Sequence[Answer]) -> TrtforgeError | None:
     from trtforge.doctor.symptom import Level
 
-    if any(finding.level is Level.FAULT for finding in findings):
-        return ExitCode.ENVIRONMENT_LACKS
-    return ExitCode.DONE if all(each.met for each in answers) else ExitCode.REQUIREMENT_MISSED
+    faults = [finding for finding in findings if finding.level is Level.FAULT]
+    if faults:
+        what = ", ".join(finding.code for finding in faults)
+        remedy = "; or ".join(finding.remedy for finding in faults if finding.remedy)
+        return EnvironmentLacks(f"this environment has faults: {what}", remedy=remedy)
+    return not_met(
+        [f"{each.entry}: here {each.found}" for each in answers if not each.met],
+        "use a machine that has it, or install it; docs/doctor.md has the words of --require",
+    )
 
 
 def _plain(value: object) -> object:

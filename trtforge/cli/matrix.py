@@ -8,10 +8,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import typer
-
-from trtforge.cli.answers import say, say_json, say_table
-from trtforge.errors import RequestError
+from trtforge.cli.answers import end, say, say_json, say_table
+from trtforge.errors import ExitCode, RequestError, RequirementMissed, TrtforgeError
 from trtforge.quantities import format_bytes
 
 if TYPE_CHECKING:
@@ -55,7 +53,21 @@ def run_file(
         say_json({"out": str(place), "rows": [asdict(row) for row in rows]})
     else:
         _tell(rows, place)
-    raise typer.Exit(worst(rows))
+    end(_worst(rows, worst(rows), place))
+
+
+def _worst(rows: tuple[Row, ...], code: ExitCode, out: Path) -> TrtforgeError | None:
+    if code == ExitCode.DONE:
+        return None
+    kind = RequirementMissed if code == ExitCode.REQUIREMENT_MISSED else TrtforgeError
+    cells = [row.cell for row in rows if row.outcome.exit_code]
+    error = kind(
+        f"{len(cells)} of {len(rows)} cells did not end with 0: {', '.join(cells)}",
+        remedy=f"mend what is said of each, also in {out / 'matrix.json'}; the same command runs "
+        "again only what is not done",
+    )
+    error.exit_code = code
+    return error
 
 
 def _runner(on: str, jobs: int) -> Runner:

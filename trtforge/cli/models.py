@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import shlex
-import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from trtforge.cli.answers import Json, Without, open_host, say, say_json, say_table
-from trtforge.errors import ExitCode, RequestError
+from trtforge.cli.answers import Json, Without, end, not_met, open_host, say, say_json, say_table
+from trtforge.errors import RequestError
 
 if TYPE_CHECKING:
     from trtforge.artifacts import Comparison
@@ -69,9 +68,13 @@ def verify(
         say_json({**asdict(comparison), "missed": problems})
     else:
         _tell_comparison(comparison)
-        for problem in problems:
-            sys.stderr.write(f"trtforge: not met: {problem}\n")
-    raise typer.Exit(ExitCode.REQUIREMENT_MISSED if problems else ExitCode.DONE)
+    end(
+        not_met(
+            problems,
+            "`trtforge run RECIPE --verify-each` names the step that changes the outputs",
+            "lower --cosine where such a difference is allowed",
+        )
+    )
 
 
 def _tell_comparison(comparison: Comparison) -> None:

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from trtforge.cli import op_bench, op_source
-from trtforge.cli.answers import Json, Targets, Without, open_host, say, say_json
+from trtforge.cli.answers import Json, Targets, Without, end, not_met, open_host, say, say_json
 from trtforge.cli.op_source import InputShapes, Name, Settings
-from trtforge.errors import ExitCode
 
 if TYPE_CHECKING:
     from trtforge.op_examples import Checked
@@ -107,7 +106,8 @@ def check(
     if as_json:
         say_json({"op": kind.name, "good": _good(results), "checked": list(map(_data, results))})
     _warn(results)
-    raise typer.Exit(ExitCode.DONE if _good(results) else ExitCode.REQUIREMENT_MISSED)
+    wrong = [f"{result.op.name}: {result.problem}" for result in results if result.problem]
+    end(not_met(wrong, "correct the op where it differs from what it declares; docs/custom-ops.md"))
 
 
 def _good(results: list[Checked]) -> bool:

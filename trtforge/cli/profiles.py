@@ -12,13 +12,15 @@ from trtforge.cli.answers import (
     Json,
     Shapes,
     Without,
+    end,
+    not_met,
     open_host,
     say,
     say_json,
     say_table,
     write_file,
 )
-from trtforge.errors import ExitCode, RequestError
+from trtforge.errors import RequestError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -129,7 +131,7 @@ def diff(
             say(line)
         for sentence in failed:
             say(f"Failed     {sentence}")
-    raise typer.Exit(ExitCode.REQUIREMENT_MISSED if failed else ExitCode.DONE)
+    end(not_met(failed, "keep A", "allow the change with another --fail-if"))
 
 
 def _say_rows(columns: Iterable[str], rows: Iterable[tuple[str, ...]]) -> None:

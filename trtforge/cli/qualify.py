@@ -14,6 +14,8 @@ from trtforge.cli.answers import (
     Shapes,
     Targets,
     Without,
+    end,
+    not_met,
     open_host,
     say,
     say_json,
@@ -21,7 +23,7 @@ from trtforge.cli.answers import (
     shape_option,
     write_file,
 )
-from trtforge.errors import ExitCode
+from trtforge.errors import StepError, TrtforgeError
 
 if TYPE_CHECKING:
     from trtforge.host import Host
@@ -87,9 +89,20 @@ def qualify(
         say_json(text.data(found))
     else:
         _tell(found)
+    end(_objection(found))
+
+
+def _objection(found: Qualification) -> TrtforgeError | None:
+    from trtforge.qualification import text
+
     if not found.decidable:
-        raise typer.Exit(ExitCode.STEP_FAILED)
-    raise typer.Exit(ExitCode.DONE if found.safe else ExitCode.REQUIREMENT_MISSED)
+        why = found.before.report.verdict.error
+        return StepError(text.headline(found), remedy=f"mend first what stops both: {why}")
+    return not_met(
+        [] if found.safe else [text.headline(found)],
+        "stay with what is in use, or allow what got worse with --fail-if",
+        "`trtforge diff` on both runs (kept with -o) says which layers changed",
+    )
 
 
 def _run(request: Request, places: tuple[Path, Path], out: Path, *, quiet: bool) -> list[Side]:

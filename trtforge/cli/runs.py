@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import MISSING, Field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,6 +13,8 @@ from trtforge.cli.answers import (
     Shapes,
     Targets,
     Without,
+    end,
+    not_met,
     open_host,
     say,
     say_json,
@@ -198,7 +199,7 @@ def _run_and_tell(
         say(done.report.to_json().rstrip())
     else:
         _tell(done)
-    raise typer.Exit(done.exit_code)
+    end(not_met(done.missed, *done.report.verdict.remedies))
 
 
 def _stream(recipe: str, model: str | None, options: RunOptions, host: Host) -> None:
@@ -218,7 +219,7 @@ def _stream(recipe: str, model: str | None, options: RunOptions, host: Host) -> 
         lines.failed(error)
         raise
     lines.finished(int(done.exit_code), str(done.folder), done.missed)
-    raise typer.Exit(done.exit_code)
+    end(not_met(done.missed, *done.report.verdict.remedies))
 
 
 def _tell(done: Run) -> None:
@@ -227,8 +228,6 @@ def _tell(done: Run) -> None:
     say()
     for line in outcome_lines(done.report, done.folder):
         say(line)
-    for sentence in done.missed:
-        sys.stderr.write(f"trtforge: not met: {sentence}\n")
 
 
 def report(
@@ -260,3 +259,5 @@ def report(
         say(line)
     for sentence in found.verdict.missed:
         say(f"Not met    {sentence}")
+    for remedy in found.verdict.remedies:
+        say(f"To do      {remedy}")
