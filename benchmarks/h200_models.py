@@ -1,17 +1,22 @@
 """Whole models on a GPU: as exported, after trtforge, onnxsim and OnnxSlim, and torch.compile.
 
-Run on a machine with an NVIDIA GPU, torch, onnxruntime-gpu, onnxsim and onnxslim::
+    python benchmarks/h200_models.py prepare [--only REGEX] [--work FOLDER] [--jobs 2]
+    python benchmarks/h200_models.py warm [--only REGEX] [--jobs 8]
+    python benchmarks/h200_models.py measure [--only REGEX] [--work FOLDER]
 
-    python benchmarks/h200_models.py [--only REGEX] [--work FOLDER] [--jobs 8]
+``prepare`` needs onnxsim and onnxslim, but no GPU. Networks of ``benchmarks/architectures`` are
+exported in float32; of each export trtforge makes one in float16 and one with Q/DQ (INT8). Every
+tool gets the same three files. ``warm`` fills torch.compile's cache on disk, many networks at a
+time.
 
-Networks of ``benchmarks/architectures`` are exported in float32; of each export trtforge makes one
-in float16 and one with Q/DQ (INT8). Every tool gets the same three files. ONNX Runtime's CUDA
-provider runs what they made of them, batch 1 and 32, all on the same inputs, which lie on the GPU,
-as do the outputs. No TensorRT engine is run: what is measured is the graph, as ONNX Runtime runs
-it. torch.compile runs the module itself, or its ``half()``.
+``measure`` needs an NVIDIA GPU, torch and onnxruntime-gpu. ONNX Runtime's CUDA provider runs what
+the tools made, batch 1 and 32, all on the same inputs, which lie on the GPU, as do the outputs; a
+run is one CUDA graph where all models of a row can be captured. No TensorRT engine is run: what is
+measured is the graph, as ONNX Runtime runs it. torch.compile runs the module itself, or its
+``half()``. Networks are spread over the GPUs there are; on each GPU one process runs at a time.
+Tools take turns within a round; a time is the median of the rounds, a ratio the median of the
+rounds' ratios, each with its 95 % confidence interval.
 
-Models are exported and rewritten by several processes, timed by one after the other. Tools take
-turns within a round; a time is the median of the rounds, a ratio the median of the rounds' ratios.
 Writes ``benchmarks/results/h200_models.json`` and its picture. Ends with 1 when an output is not as
 near as it has to be.
 """
@@ -20,113 +25,220 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from math import exp, log
 from pathlib import Path
+from queue import Empty, Queue
 from typing import Any
 
-from h200_model_jobs import PEERS, PRECISIONS, TOOLS
+from h200_model_files import PRECISIONS
+from h200_model_rows import COMPILED, PEERS
 
 HERE = Path(__file__).resolve().parent
 RESULT = HERE / "results" / "h200_models.json"
 CHOSEN = (
-    "resnet-50", "densenet-121", "mobilenet-v3", "efficientnet-b0", "convnext-t", "yolo-v8", "vit",
-    "swin-t", "bert", "gpt-2", "t5", "conformer", "diffusion-unet", "vae-decoder",
+    "diffusion-unet", "conformer", "t5", "swin-t", "gpt-2", "densenet-121", "vit", "bert",
+    "yolo-v8", "efficientnet-b0", "mobilenet-v3", "vae-decoder", "convnext-t", "resnet-50",
 )  # fmt: skip
-LIMIT = 540.0  # seconds for one model
+"""The slowest first, so that no GPU is left with one at the end."""
+LIMIT = 300.0  # seconds for one process
+BAR = 0.98
 
 
-def ask(job: str, name: str, precision: str, work: Path, *, compiled: bool) -> dict[str, Any]:
-    """Run a job in a process of its own, and return its answer."""
-    command = [sys.executable, str(HERE / "h200_model_jobs.py"), job, name, precision, str(work)]
-    command += ["compiled"] if compiled else []
+def start(script: str, *arguments: str, gpu: int | None = None, limit: float = LIMIT) -> Any:
+    """Run a script of this folder; return its lines, and why it ended early, if it did."""
+    variables = {} if gpu is None else {"CUDA_VISIBLE_DEVICES": str(gpu)}
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT, check=False)
-    except subprocess.TimeoutExpired:
-        return {"reason": f"{job} did not end within {LIMIT:g} seconds"}
-    if done.returncode:
-        lines = (done.stderr.strip() or "no word").splitlines()
-        return {"reason": f"{job}: exit {done.returncode}: {lines[-1][:300]}"}
-    return dict(json.loads(done.stdout.splitlines()[-1]))
+        done = subprocess.run(
+            [sys.executable, str(HERE / script), *arguments], env=os.environ | variables,
+            capture_output=True, text=True, timeout=limit, check=False,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired as error:
+        said = error.stdout or b""
+        return said.decode().splitlines(), f"it did not end within {limit:.0f} seconds"
+    words = (done.stderr.strip() or "no word").splitlines()[-1][:300]
+    return done.stdout.splitlines(), f"exit {done.returncode}: {words}" if done.returncode else ""
+
+
+def prepare(names: list[str], options: argparse.Namespace) -> int:
+    """Make the models; return 1 if one could not be made."""
+
+    def one(name: str) -> str:
+        lines, reason = start("h200_model_files.py", name, str(options.work), limit=1800.0)
+        return reason or ("" if lines[-1] == "{}" else lines[-1])
+
+    with ThreadPoolExecutor(options.jobs) as pool:
+        failed = dict(zip(names, pool.map(one, names), strict=True))
+    print(json.dumps(failed, indent=1))
+    return int(any(failed.values()))
+
+
+def warm(names: list[str], options: argparse.Namespace) -> int:
+    """Compile the modules with torch; what fails is told when it is measured."""
+
+    def one(turn: tuple[int, str]) -> None:
+        index, name = turn
+        start("h200_model_rows.py", "warm", name, "-", gpu=index % _gpus())
+
+    with ThreadPoolExecutor(options.jobs) as pool:
+        list(pool.map(one, enumerate(names)))
+    return 0
+
+
+def _gpus() -> int:
+    import torch
+
+    return max(1, torch.cuda.device_count())
+
+
+def measure(names: list[str], options: argparse.Namespace) -> int:
+    """Time the models and write the results; return 1 if an output is not near enough."""
+    waiting: Queue[str] = Queue()
+    for name in names:
+        waiting.put(name)
+    rows: list[dict[str, Any]] = []
+    end = time.monotonic() + options.limit
+
+    def work(gpu: int) -> None:
+        while True:
+            try:
+                name = waiting.get_nowait()
+            except Empty:
+                return
+            mine = _rows(name, gpu, end, options)
+            rows.extend(mine)
+            print(*map(line, mine), sep="\n", flush=True)
+            write(sorted(rows, key=_place), options)
+
+    with ThreadPoolExecutor(_gpus()) as pool:
+        list(pool.map(work, range(_gpus())))
+    rows.sort(key=_place)
+    picture(rows, options.out.with_suffix(".svg"))
+    print(json.dumps(summarize(rows), indent=1))
+    return int(any(row.get("differs") for row in rows))
+
+
+def _rows(name: str, gpu: int, end: float, options: argparse.Namespace) -> list[dict[str, Any]]:
+    left = min(LIMIT, end - time.monotonic())
+    if left <= 0:
+        return [{"model": name, "reason": "not measured: the time was up"}]
+    compiling = ["compile"] if options.compile else []
+    lines, reason = start(
+        "h200_model_rows.py", "measure", name, str(options.work), *compiling, gpu=gpu, limit=left
+    )
+    found = [json.loads(each) for each in lines if each.startswith("{")]
+    return found + ([{"model": name, "reason": reason}] if reason else [])
+
+
+def _place(row: dict[str, Any]) -> tuple[int, str, int]:
+    return PRECISIONS.index(row.get("precision", "float32")), row["model"], row.get("batch", 0)
 
 
 def summarize(rows: list[dict[str, Any]]) -> dict[str, Any]:
     """Return, per precision: trtforge's speed beside the others'; above 1: trtforge is faster."""
     summary: dict[str, Any] = {}
     for precision in PRECISIONS:
-        timed = [r for r in rows if r["precision"] == precision and "ratio" in r]
+        timed = [r for r in rows if r.get("precision") == precision and "ratio" in r]
         if not timed:
             continue
-        names = sorted({name for row in timed for name in row["ratio"]})
+        best = {title(row): row["ratio"][row["best"]][0] for row in timed}
         summary[precision] = {
             "rows": len(timed),
+            "run as": sorted({row["run as"] for row in timed}),
             "speed beside": {
-                n: _mean([r["ratio"][n] for r in timed if n in r["ratio"]]) for n in names
+                name: _mean([row["ratio"][name][0] for row in timed if name in row["ratio"]])
+                for name in (*PEERS, COMPILED)
             },
-            "lowest beside the best of the others": min(row["beside best"] for row in timed),
-            "below 0.98": [_title(row) for row in timed if row["beside best"] < 0.98],
-            "beside the best of the others": _mean([row["beside best"] for row in timed]),
-            "not equal": [_title(row) for row in timed if row["differs"]],
+            "beside the best of the others": _mean(list(best.values())),
+            "lowest": min(best.values()),
+            f"below {BAR}": {name: each for name, each in best.items() if each < BAR},
+            "not equal": {title(row): row["differs"] for row in timed if row["differs"]},
         }
     return summary
 
 
-def _mean(ratios: list[float]) -> float:
-    return round(exp(sum(map(log, ratios)) / len(ratios)), 4) if ratios else 0.0
+def _mean(ratios: list[float]) -> float | None:
+    return round(exp(sum(map(log, ratios)) / len(ratios)), 4) if ratios else None
 
 
-def _title(row: dict[str, Any]) -> str:
-    return f"{row['model']} {row['precision']} batch {row['batch']}"
+def title(row: dict[str, Any]) -> str:
+    """Return what a row is called."""
+    return " ".join(str(row[key]) for key in ("model", "precision", "batch") if key in row)
 
 
-def environment() -> dict[str, Any]:
-    """Return date, device, driver and versions."""
+def line(row: dict[str, Any]) -> str:
+    """Return what is shown of a row while measuring."""
+    if "ratio" not in row:
+        return f"{title(row)}: {row['reason']}"
+    shown = "  ".join(f"{tool} {found[0]:.3f}" for tool, found in row["ms"].items())
+    return (
+        f"{title(row)}: {shown} ms; beside {row['best']} {row['ratio'][row['best']]}; "
+        f"{row['run as']} {row['differs'] or ''} {row['failed'] or ''} ({row['seconds']} s)"
+    )
+
+
+def write(rows: list[dict[str, Any]], options: argparse.Namespace) -> None:
+    """Write the result file: a line for each row."""
     question = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
-    said = subprocess.run(question, capture_output=True, text=True, check=False).stdout
-    packages = ("torch", "onnxruntime-gpu", "onnx", "onnxsim", "onnxslim", "trtforge")
-    versions = {}
+    try:
+        gpus = subprocess.run(question, capture_output=True, text=True, check=False).stdout
+    except FileNotFoundError:
+        gpus = "none: tried on the CPU"
+    made = options.work / "made.json"
+    head = {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "gpus": gpus.strip().splitlines(),
+        "versions": {
+            "measured": _versions("torch", "onnxruntime-gpu", "onnxruntime"),
+            "prepared": json.loads(made.read_text()) if made.is_file() else {},
+        },
+        "summary": summarize(rows),
+    }
+    text = json.dumps(head, indent=1)[:-2]
+    lines = ",\n".join(f"  {json.dumps(row)}" for row in rows)
+    fresh = options.out.with_suffix(".part")
+    fresh.write_text(f'{text},\n "rows": [\n{lines}\n ]\n}}\n')
+    fresh.replace(options.out)
+
+
+def _versions(*packages: str) -> dict[str, str]:
+    found = {}
     for package in packages:
         try:
-            versions[package] = version(package)
+            found[package] = version(package)
         except PackageNotFoundError:
             continue
-    return {
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "gpus": said.strip().splitlines(),
-        "versions": versions,
-    }
-
-
-def write(rows: list[dict[str, Any]], out: Path) -> None:
-    """Write the result file: a line for each row."""
-    head = json.dumps({**environment(), "summary": summarize(rows)}, indent=1)[:-2]
-    lines = ",\n".join(f"  {json.dumps(row)}" for row in rows)
-    fresh = out.with_suffix(".part")
-    fresh.write_text(f'{head},\n "rows": [\n{lines}\n ]\n}}\n')
-    fresh.replace(out)
+    return found
 
 
 def picture(rows: list[dict[str, Any]], path: Path) -> None:
-    """Draw trtforge's speed beside the raw export's and torch.compile's, a bar for each row."""
+    """Draw trtforge's speed beside the others', a bar for each row."""
     import matplotlib as mpl
 
     mpl.use("svg")
     from matplotlib import pyplot as plt
 
-    timed = [row for row in rows if "ratio" in row and row["precision"] != "qdq"]
-    figure, axes = plt.subplots(figsize=(9, 0.28 * len(timed) + 1.2), layout="constrained")
-    places = range(len(timed))
-    for index, (peer, colour) in enumerate((("raw", "#0072b2"), ("torch.compile", "#e69f00"))):
-        shown = [row["ratio"].get(peer, float("nan")) for row in timed]
+    timed = [row for row in rows if "ratio" in row]
+    figure, axes = plt.subplots(figsize=(9, 0.3 * len(timed) + 1.2), layout="constrained")
+    shown = (("best", "#0072b2", "best of raw, onnxsim, OnnxSlim"), (COMPILED, "#e69f00", COMPILED))
+    for index, (peer, colour, label) in enumerate(shown):
+        bars = [row["ratio"].get(row["best"] if peer == "best" else peer) for row in timed]
+        kept = [(place, bar) for place, bar in enumerate(bars) if bar is not None]
         axes.barh(
-            [p + 0.4 * index for p in places], shown, 0.4, label=f"beside {peer}", color=colour
-        )
-    axes.set_yticks([place + 0.2 for place in places], [_title(row) for row in timed], fontsize=7)
+            [place + 0.4 * index for place, _ in kept], [bar[0] for _, bar in kept], 0.4,
+            label=f"beside {label}", color=colour,
+            xerr=[[b[0] - b[1] for _, b in kept], [b[2] - b[0] for _, b in kept]],
+            error_kw={"linewidth": 0.8},
+        )  # fmt: skip
+    places = [place + 0.2 for place in range(len(timed))]
+    axes.set_yticks(places, [title(row) for row in timed], fontsize=7)
     axes.axvline(1, color="black", linewidth=0.8)
     axes.set_xlabel("speed of trtforge's model under ONNX Runtime (CUDA); above 1 is faster")
     axes.invert_yaxis()
@@ -134,59 +246,19 @@ def picture(rows: list[dict[str, Any]], path: Path) -> None:
     figure.savefig(path)
 
 
-def _compiling(cases: list[tuple[str, str]]) -> list[tuple[str, str]]:
-    """Return the cases that torch.compile takes part in."""
-    return [case for case in cases if case[1] != "qdq"]
-
-
-def line(row: dict[str, Any]) -> str:
-    """Return what is shown of a row while measuring."""
-    if "ms" not in row:
-        return f"{row['model']} {row['precision']}: {row['reason']}"
-    times = "  ".join(f"{tool} {row['ms'][tool]:.3f}" for tool in row["ms"])
-    return f"{_title(row)}: {times} ms; beside best {row['beside best']:.3f} {row['differs']}"
-
-
 def main() -> int:
-    """Measure, and write the results."""
+    """Do the job of the command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("job", choices=("prepare", "warm", "measure"))
     parser.add_argument("--only", default="", help="a regular expression on the name")
-    parser.add_argument("--precision", action="append", choices=PRECISIONS, default=[])
     parser.add_argument("--work", type=Path, default=Path("h200-models"), help="keeps the models")
-    parser.add_argument("--jobs", type=int, default=8, help="processes that prepare models")
+    parser.add_argument("--jobs", type=int, default=8, help="processes that prepare or compile")
+    parser.add_argument("--limit", type=float, default=3600.0, help="seconds to measure")
     parser.add_argument("--no-compile", dest="compile", action="store_false")
     parser.add_argument("--out", type=Path, default=RESULT)
     options = parser.parse_args()
     names = [name for name in CHOSEN if re.search(options.only, name)]
-    cases = [(n, p) for p in options.precision or PRECISIONS for n in names]
-    with ThreadPoolExecutor(options.jobs) as pool:
-        prepared = list(
-            pool.map(lambda case: ask("prepare", *case, options.work, compiled=False), cases)
-        )
-        if options.compile:
-            list(
-                pool.map(
-                    lambda case: ask("warm", *case, options.work, compiled=True), _compiling(cases)
-                )
-            )
-    kept = json.loads(options.out.read_text())["rows"] if options.out.is_file() else []
-    rows = [row for row in kept if (row["model"], row["precision"]) not in cases]
-    for (name, precision), ready in zip(cases, prepared, strict=True):
-        head = {"model": name, "precision": precision}
-        compiled = options.compile and precision != "qdq"
-        found = (
-            ready
-            if ready.get("reason")
-            else ask("measure", name, precision, options.work, compiled=compiled)
-        )
-        more = [{**head, **each} for each in found.get("rows", [found])]
-        print(*map(line, more), sep="\n", flush=True)
-        rows += more
-        write(rows, options.out)
-    picture(rows, options.out.with_suffix(".svg"))
-    print(json.dumps(summarize(rows), indent=1))
-    print(f"tools: {', '.join(TOOLS)}; best of the others: {', '.join(PEERS)}")
-    return int(any(row.get("differs") for row in rows))
+    return {"prepare": prepare, "warm": warm, "measure": measure}[options.job](names, options)
 
 
 if __name__ == "__main__":

@@ -9,9 +9,11 @@ from conversion import assert_close, convert, needs_tensorrt
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from layer_dumps import build_dumps
+from trtforge_plugins.convert import MakeConvertible
 from trtforge_plugins.engine_layers import parse_layers
 
-from trtforge.testing import run_model
+from trtforge import RequestError
+from trtforge.testing import apply, run_model
 
 CUTS = {
     "gather": "q = Gather <axis=0> (stack, first)  k = Gather <axis=0> (stack, second)",
@@ -49,6 +51,15 @@ def test_scores_are_the_same(cut: str, sizes: tuple[int, int], *, known: bool) -
     feeds = {"x": np.random.default_rng(0).standard_normal((*sizes, 24)).astype(np.float32)}
     found, expected = run_model(after, feeds), run_model(onnx.parser.parse_model(text), feeds)
     assert_close([found["y"]], [expected["y"]], rtol=0, atol=0)  # the same products and sums
+
+
+def test_the_rule_is_skipped_on_request() -> None:
+    """ONNX Runtime takes the key as it is, and pays for what the rule makes of it."""
+    given_as = onnx.shape_inference.infer_shapes(onnx.parser.parse_model(scores()))
+    _, count, _ = apply(MakeConvertible(skip=("stacked-key",)), given_as)
+    assert count == 0
+    with pytest.raises(RequestError, match=r"no rule 'stacked-keys'.*'stacked-key'"):
+        apply(MakeConvertible(skip=("stacked-keys",)), given_as)
 
 
 @pytest.mark.parametrize(

@@ -23,8 +23,8 @@ from architectures.convolution import (
 
 def grid(x, stride):
     """Return the centres of the cells of a feature map in pixels, (height * width, 2)."""
-    rows = (torch.arange(x.shape[2], dtype=torch.float32) + 0.5) * stride
-    columns = (torch.arange(x.shape[3], dtype=torch.float32) + 0.5) * stride
+    rows = (torch.arange(x.shape[2], dtype=torch.float32, device=x.device) + 0.5) * stride
+    columns = (torch.arange(x.shape[3], dtype=torch.float32, device=x.device) + 0.5) * stride
     high, wide = torch.meshgrid(rows, columns, indexing="ij")
     return torch.stack((wide, high), -1).reshape(-1, 2)
 

@@ -110,7 +110,7 @@ class T5(nn.Module):
             context = layer(context, bias, context, outer)
         context = self.norms[0](context)
         x, length = self.words(targets), targets.shape[1]
-        later = torch.full((length, length), -1e9).triu(1)
+        later = torch.full((length, length), -1e9, device=ids.device).triu(1)
         bias = self.past(length, ids.device) + later
         for layer in self.decoder:
             x = layer(x, bias, context, outer)

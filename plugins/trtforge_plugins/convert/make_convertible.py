@@ -10,13 +10,14 @@ from typing import ClassVar
 import onnx
 import onnx_ir as ir
 
-from trtforge import Context, Pass
+from trtforge import Context, Pass, RequestError
+from trtforge.errors import did_you_mean
 from trtforge.graph import constant_tensor, graphs, is_op, label, opset
 from trtforge_plugins.clean.names import put_result
 from trtforge_plugins.convert import old_opset
 from trtforge_plugins.convert.builder import RULE_KEY, Builder
 from trtforge_plugins.convert.rule import Refusal
-from trtforge_plugins.convert.rules import rules_by_op
+from trtforge_plugins.convert.rules import all_rules, rules_by_op
 
 MAX_DEPTH = 16
 """How often the result of a rewrite may be rewritten again; more is a rule that feeds itself."""
@@ -32,8 +33,17 @@ class MakeConvertible(Pass):
 
     name: ClassVar[str] = "make-convertible"
 
+    skip: tuple[str, ...] = ()
+    """Rules that are not applied, for example `stacked-key` for a model that another runtime than
+    TensorRT will run: it saves TensorRT layers and costs others time."""
+
     def rewrite(self, model: ir.Model, ctx: Context) -> int:
-        """Apply the rules in all graphs and functions; return the number of nodes rewritten."""
+        """Apply the rules in all graphs and functions; return the number of nodes rewritten.
+
+        Raises:
+            RequestError: there is no such rule to skip.
+        """
+        _check_names(self.skip)
         standard = bool(model.graph.opset_imports.keys() & {"", "ai.onnx"})
         version = opset(model) if standard else _newest_opset(model)
         applied: Counter[str] = Counter()
@@ -46,7 +56,7 @@ class MakeConvertible(Pass):
             todo = [(node, 0) for node in reversed(list(graph))]
             while todo:
                 node, depth = todo.pop()
-                new = _rewrite(node, version, depth, ctx, applied)
+                new = self._rewrite(node, version, depth, ctx, applied)
                 todo += [(made, depth + 1) for made in reversed(new)]
         if version < 9:
             _lift_numbers(model)
@@ -57,6 +67,46 @@ class MakeConvertible(Pass):
             ctx.note("", f"rule {name}: {count} nodes")
         return applied.total()
 
+    def _rewrite(
+        self, node: ir.Node, version: int, depth: int, ctx: Context, applied: Counter[str]
+    ) -> Sequence[ir.Node]:
+        """Rewrite one node by the first rule that answers; return the new nodes."""
+        domain = "" if node.domain == "ai.onnx" else node.domain
+        for rule in rules_by_op().get((domain, node.op_type), ()):
+            if rule.name in self.skip:
+                continue
+            build = Builder(node, version, rule.name)
+            try:
+                answer = rule.rewrite(node, build)
+            except onnx.checker.ValidationError as error:
+                _let_go(build.nodes)
+                answer = Refusal(
+                    f"opset {version} has not all that it takes ({error}); upgrade-opset"
+                )
+            if answer is None:
+                continue
+            if isinstance(answer, Refusal):
+                ctx.note(label(node), f"{rule.name}: left alone: {answer.reason}")
+                continue
+            if depth >= MAX_DEPTH:
+                ctx.note(label(node), f"{rule.name}: left alone: it was rewritten {depth} times")
+                return ()
+            put(node, answer, build)
+            applied[rule.name] += 1
+            return build.nodes
+        return ()
+
+
+def _check_names(names: Sequence[str]) -> None:
+    known = sorted(rule.name for rule in all_rules())
+    for name in names:
+        if name not in known:
+            hint = did_you_mean(name, known)
+            raise RequestError(
+                f"make-convertible has no rule {name!r} to skip. {hint}".rstrip(),
+                remedy=f"it has {', '.join(known)}",
+            )
+
 
 def _newest_opset(model: ir.Model) -> int:
     """Return the newest standard operator set that the model's version of the format may use.
@@ -65,32 +115,6 @@ def _newest_opset(model: ir.Model) -> int:
     """
     table = onnx.helper.VERSION_TABLE  # rows: release, version of the format, operator set, ...
     return max(int(row[2]) for row in table if int(row[1]) <= max(model.ir_version, 4))
-
-
-def _rewrite(
-    node: ir.Node, version: int, depth: int, ctx: Context, applied: Counter[str]
-) -> Sequence[ir.Node]:
-    """Rewrite one node by the first rule that answers; return the new nodes."""
-    domain = "" if node.domain == "ai.onnx" else node.domain
-    for rule in rules_by_op().get((domain, node.op_type), ()):
-        build = Builder(node, version, rule.name)
-        try:
-            answer = rule.rewrite(node, build)
-        except onnx.checker.ValidationError as error:
-            _let_go(build.nodes)
-            answer = Refusal(f"opset {version} has not all that it takes ({error}); upgrade-opset")
-        if answer is None:
-            continue
-        if isinstance(answer, Refusal):
-            ctx.note(label(node), f"{rule.name}: left alone: {answer.reason}")
-            continue
-        if depth >= MAX_DEPTH:
-            ctx.note(label(node), f"{rule.name}: left alone: it was rewritten {depth} times")
-            return ()
-        put(node, answer, build)
-        applied[rule.name] += 1
-        return build.nodes
-    return ()
 
 
 def _let_go(made: Sequence[ir.Node]) -> None:

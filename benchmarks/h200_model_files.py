@@ -1,0 +1,143 @@
+"""The models of ``h200_models.py``: exported, lowered to a precision, and rewritten by each tool.
+
+    python benchmarks/h200_model_files.py NAME FOLDER
+
+Needs no GPU. Prints a JSON object as its last line.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from architectures.architecture import Architecture
+    from torch import Tensor
+
+PRECISIONS = ("float32", "float16", "qdq")
+TOOLS = ("raw", "trtforge", "onnxsim", "onnxslim")
+RECIPE = Path(__file__).with_name("h200_models.yaml")
+LOWER = {
+    "float16": "stages: [{name: lower, steps: [infer-shapes, cast: {to: float16, keep: [Range]}]}]",
+    "qdq": "stages: [{name: lower, steps: [infer-shapes, fold-constants, drop-identity,"
+    " fold-batchnorm, {load-data: {synthesize: true, count: 8}}, calibrate-max,"
+    " insert-qdq: {dtype: int8}]}]",
+}
+"""What is done to the float32 export; every tool gets the result."""
+
+
+def architecture(name: str) -> Architecture:
+    """Return the network of this name."""
+    import architectures
+
+    (wanted,) = [each for each in architectures.ARCHITECTURES if each.name == name]
+    return wanted
+
+
+def inputs(wanted: Architecture, batch: int) -> dict[str, Tensor]:
+    """Return inputs of this batch, other sizes at their largest; the same each time."""
+    import torch
+
+    torch.manual_seed(1)
+    return wanted.inputs({**wanted.sizes("max"), "batch": batch})
+
+
+def prepare(name: str, work: Path) -> dict[str, str]:
+    """Write each tool's model of each precision; return what failed, and why.
+
+    ``NAME.PRECISION/TOOL.onnx``, with ``failed.json`` beside them. What is there stays.
+    """
+    wanted, failed = architecture(name), {}
+    raw = work / f"{name}.float32" / "raw.onnx"
+    for precision in PRECISIONS:
+        folder = work / f"{name}.{precision}"
+        if (folder / "failed.json").is_file():
+            continue
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            if precision == "float32":
+                _export(wanted, raw)
+            else:
+                _lower(wanted, precision, raw, folder / "raw.onnx")
+        except Exception as error:  # noqa: BLE001  # that it cannot be made is the result
+            failed[precision] = _words(error)
+            continue
+        _rewrite_all(folder)
+    return failed
+
+
+def _words(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+
+
+def _export(wanted: Architecture, path: Path) -> None:
+    import torch
+
+    feeds = inputs(wanted, 2)
+    axes = {name: dict(wanted.dynamic.get(name, {})) or None for name in feeds}
+    with torch.no_grad():
+        program = torch.onnx.export(
+            wanted.module(), (), kwargs=feeds, dynamic_shapes=axes, dynamo=True,
+            input_names=list(feeds), output_names=list(wanted.outputs), verbose=False,
+        )  # fmt: skip
+    assert program is not None
+    program.save(path, external_data=False)
+
+
+def _lower(wanted: Architecture, precision: str, model: Path, result: Path) -> None:
+    recipe = result.with_name("lower.yaml")
+    recipe.write_text(LOWER[precision])
+    shapes = {n: "x".join(map(str, t.shape)) for n, t in inputs(wanted, 2).items()}
+    _run(recipe, model, result, shapes)
+
+
+def _rewrite_all(folder: Path) -> None:
+    failed = {}
+    for tool in TOOLS[1:]:
+        try:
+            _rewrite(tool, folder / "raw.onnx", folder / f"{tool}.onnx")
+        except Exception as error:  # noqa: BLE001  # that a tool fails is the result
+            failed[tool] = _words(error)
+    (folder / "failed.json").write_text(json.dumps(failed))
+
+
+def _rewrite(tool: str, model: Path, result: Path) -> None:
+    if tool == "trtforge":
+        _run(RECIPE, model, result)
+    elif tool == "onnxsim":
+        import onnx
+        import onnxsim
+
+        onnx.save(onnxsim.simplify(str(model))[0], result)
+    else:
+        import onnxslim
+
+        onnxslim.slim(str(model), str(result))
+
+
+def _run(recipe: Path, model: Path, result: Path, shapes: Mapping[str, str] | None = None) -> None:
+    import trtforge
+
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "run"
+        done = trtforge.run(recipe, model, out=out, shapes=shapes, use_cache=False, compare=False)
+        assert done.model is not None
+        result.write_bytes(Path(done.model).read_bytes())
+
+
+def main() -> None:
+    """Prepare the model of the command line."""
+    name, folder = sys.argv[1:]
+    failed = prepare(name, Path(folder))
+    made = {p: version(p) for p in ("torch", "onnxscript", "onnxsim", "onnxslim", "trtforge")}
+    (Path(folder) / "made.json").write_text(json.dumps(made))
+    print(json.dumps(failed))
+
+
+if __name__ == "__main__":
+    main()
