@@ -62,7 +62,7 @@ def _boxes(
         title = escape(f"{name} ({op}){f', runs in {kind}' if kind else ''}")
         box = (
             f"<title>{title}</title>"
-            f'<rect x="{x:.0f}" y="{y:.0f}" width="{WIDTH}" height="{HEIGHT}" rx="4"/>'
+            f'<path d="M{x:.0f} {y:.0f}h{WIDTH}v{HEIGHT}h-{WIDTH}z"/>'
             f'<text x="{x + WIDTH / 2:.0f}" y="{y + 17:.0f}">{escape(shown)}</text>'
         )
         if name in layers:

@@ -77,7 +77,7 @@ def total_macs(heavy: Sequence[HeavyNode]) -> int:
 
 
 def bind_shapes(model: ir.Model, shapes: Mapping[str, Sequence[int]]) -> ir.Model:
-    """Return a copy of ``model`` with ``shapes`` put in and all shapes inferred from them.
+    """Return a copy of ``model`` with ``shapes`` put in and the other shapes inferred from them.
 
     Weights are shared with ``model``. Inputs that ``shapes`` does not name keep their shapes.
 
@@ -94,6 +94,9 @@ def bind_shapes(model: ir.Model, shapes: Mapping[str, Sequence[int]]) -> ir.Mode
         for node in graph:
             for output in node.outputs:
                 _replace_symbols(output, symbols)
+    outputs = (output for graph in bound.graphs() for node in graph for output in node.outputs)
+    if all(value.shape is not None and value.shape.is_static() for value in outputs if value.name):
+        return bound  # as at the end of a recipe: nothing is left to infer
     return ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)(bound).model
 
 
