@@ -161,10 +161,9 @@ def test_a_process_that_dies_is_tried_again(place, monkeypatch):
     out.mkdir()
 
     def kill_the_first():
-        while not runner._running:
+        while not (runner.workers and runner.workers[0].pid):
             time.sleep(0.01)
-        (process,) = runner._running
-        os.kill(process.pid, signal.SIGKILL)
+        os.kill(runner.workers[0].pid, signal.SIGKILL)
 
     killer = threading.Thread(target=kill_the_first)
     killer.start()

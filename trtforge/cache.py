@@ -34,8 +34,9 @@ if TYPE_CHECKING:
     from trtforge.ops import CustomOp
     from trtforge.recipe import Stage
 
-FORMAT = 2
+FORMAT = 3
 LIBRARIES = ("numpy", "onnx", "onnx-ir", "onnx-graphsurgeon", "onnxruntime", "ml_dtypes")
+DIGEST = "digest"
 DEFAULT_LIMIT = 20 * 2**30
 CODE_SUFFIXES = (".py", ".jinja", ".cu", ".cuh", ".yaml")
 
@@ -203,8 +204,10 @@ class StepCache:
         path = self._entries / f"{key}.json"
         try:
             data = json.loads(path.read_bytes())
+            if data.pop(DIGEST) != _digest(data):
+                return None
             entry = adapter(Entry).validate_python(data)
-        except (OSError, ValueError):
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return None
         blobs = [entry.model, *(key for key, own in entry.weights.items() if own is None)]
         if not all(self.blobs.path(key).is_file() for key in blobs):
@@ -242,8 +245,9 @@ class StepCache:
 
     def save(self, key: str, entry: Entry) -> None:
         """Store ``entry`` under ``key``."""
+        data = asdict(entry)
         with atomic_file(self._entries / f"{key}.json") as file:
-            file.write(json.dumps(asdict(entry)).encode())
+            file.write(json.dumps({DIGEST: _digest(data), **data}).encode())
 
     def restore(self, entry: Entry, ctx: Context) -> None:
         """Put the model and the artifacts of ``entry`` into ``ctx``.
@@ -269,6 +273,10 @@ class StepCache:
         made = (adapter(StepRecord).validate_python(dict(record)) for record in entry.records)
         return tuple(replace(record, cached=True, seconds=0.0) for record in made)
 
+    def distrust(self) -> None:
+        """Write again also what is stored already: something of it was found to be damaged."""
+        self.blobs.trusted = False
+
     def prune(self) -> int:
         """Remove the least recently used entries above the size limit; return bytes freed."""
         newest_first = sorted(
@@ -293,6 +301,11 @@ class StepCache:
                 freed += _size(path)
                 path.unlink(missing_ok=True)
         return freed
+
+
+def _digest(data: Mapping[str, Any]) -> str:
+    """Return the hash of an entry's content: a changed digit in it would still be an entry."""
+    return digest(json.dumps(data, sort_keys=True).encode())
 
 
 def _blob_names(text: str) -> set[str]:

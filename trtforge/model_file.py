@@ -23,7 +23,7 @@ from trtforge import inline_weights
 from trtforge.errors import ModelError, RequestError, TrtforgeError
 from trtforge.model_refusals import check_proto, check_tensor, no_model, shorten
 from trtforge.quantities import format_bytes
-from trtforge.store import write_error
+from trtforge.store import write_error, write_tensor
 from trtforge.weights import exchange, tensors
 
 EXTERNAL_OVER = 3 * 2**29
@@ -237,10 +237,7 @@ def _write_data(
         for tensor in large:
             offset = -(-file.tell() // _ALIGN) * _ALIGN
             file.seek(offset)
-            if isinstance(tensor, ir.ExternalTensor | ir.Tensor):
-                tensor.tofile(file)  # from file to file inside the kernel, where it can
-            else:
-                file.write(tensor.tobytes())
+            write_tensor(tensor, file)
             placed[id(tensor)] = _external(tensor, data, offset)
     return placed
 

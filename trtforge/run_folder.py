@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -15,6 +16,9 @@ from trtforge.store import atomic_file, write_error
 
 MARKER = "run.json"
 REPORT = "report.json"
+LOCK = ".lock"
+_UNFINISHED = re.compile(r"\..+[.-][a-z0-9_]{8}")
+"""Names of temporary files and folders: they are renamed, or removed, when they are whole."""
 
 
 class RunFolder:
@@ -47,13 +51,14 @@ class RunFolder:
             self._refuse_foreign(resume=resume)
             self._made = [place for place in (self.path, *self.path.parents) if not place.exists()]
             self.path.mkdir(parents=True, exist_ok=True)
-            lock = os.open(self.path / ".lock", os.O_CREAT | os.O_RDWR, 0o644)
+            lock = os.open(self.path / LOCK, os.O_CREAT | os.O_RDWR, 0o644)
         except OSError as error:
             raise write_error(error, self.path, "the output folder") from error
         try:
             self._lock(lock)
             if resume:
                 self._refuse_other(source, recipe)
+            self._clear()
             self.write(MARKER, json.dumps({"source": source, "recipe": recipe}))
             yield self
         finally:
@@ -69,7 +74,7 @@ class RunFolder:
                 f"--resume: there is no run in {self.path}",
                 remedy="leave --resume out to start one",
             )
-        if not resume and self.path.is_dir() and any(self.path.iterdir()):
+        if not resume and self.path.is_dir() and not all(map(_is_left, self.path.iterdir())):
             what = "holds a run" if self.is_run else "is not empty"
             raise RequestError(
                 f"the output folder {self.path} {what}",
@@ -103,15 +108,18 @@ class RunFolder:
                 remedy="wait for it, or give another --out",
             ) from error
 
+    def _clear(self) -> None:
+        """Remove what a run that was killed had not finished to write."""
+        for entry in self.path.iterdir():
+            if entry.name != LOCK and _is_left(entry):
+                _remove(entry)
+
     def discard(self) -> None:
         """Leave the place as it was found: for a run that never began. A resumed one stays."""
         if not self._is_fresh:
             return
         for entry in self.path.iterdir():
-            if entry.is_dir():
-                shutil.rmtree(entry)
-            else:
-                entry.unlink()
+            _remove(entry)
         for folder in self._made:
             with suppress(OSError):  # another run may have put something there
                 folder.rmdir()
@@ -146,6 +154,18 @@ class RunFolder:
         except OSError as error:
             raise write_error(error, path) from error
         return path
+
+
+def _is_left(entry: Path) -> bool:
+    """Whether this is the lock, or has the name of something that was not finished."""
+    return entry.name == LOCK or _UNFINISHED.fullmatch(entry.name) is not None
+
+
+def _remove(entry: Path) -> None:
+    if entry.is_dir():
+        shutil.rmtree(entry)
+    else:
+        entry.unlink()
 
 
 def default_folder(model: str, recipe: str, *, resume: bool, below: Path | None = None) -> Path:

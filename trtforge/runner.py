@@ -131,6 +131,8 @@ class Runner:
         except CacheError as error:
             self._observer.message(f"{error.what}; computing everything anew")
             self._reading, self._waiting = False, None
+            if self._cache is not None:
+                self._cache.distrust()
             self.records.clear()
             ctx.artifacts.clear()
             self._run(recipe, ctx)

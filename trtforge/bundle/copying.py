@@ -31,16 +31,14 @@ def copy_and_hash(source: IO[bytes], target: IO[bytes]) -> tuple[int, str]:
     on_disk = _is_on_disk(target)
     if on_disk:
         os.truncate(target.fileno(), size)
-    hashed = target if on_disk else source
-    with (
-        mmap.mmap(hashed.fileno(), size, access=mmap.ACCESS_READ) as mapped,
-        ThreadPoolExecutor(1) as hasher,  # ends before the mapping does
-    ):
+    # Not closed by hand: after a failed write its frames still hold views of it.
+    mapped = mmap.mmap((target if on_disk else source).fileno(), size, access=mmap.ACCESS_READ)
 
-        def add(start: int, end: int) -> None:
-            with memoryview(mapped) as data, data[start:end] as piece:
-                content.update(piece)
+    def add(start: int, end: int) -> None:
+        with memoryview(mapped) as data, data[start:end] as piece:
+            content.update(piece)
 
+    with ThreadPoolExecutor(1) as hasher:
         jobs = []
         start = 0
         while start < size:

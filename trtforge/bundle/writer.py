@@ -6,6 +6,7 @@ of it has reached the disk. Engines of equal content are stored once.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -57,18 +58,24 @@ def write(contents: Contents, target: Path, *, key: Path | None = None) -> Manif
         EnvironmentLacks: the disk is full, or ``cryptography`` is missing for a signature.
     """
     if target.exists():
-        raise RequestError(
-            "it exists already, and a bundle is never changed in place",
-            where=str(target),
-            remedy="give another path, or remove it",
-        )
+        raise _exists(target)
     opened = _zip_file if target.suffix == ".zip" else _folder
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with opened(target) as new_file:
             return _Writer(new_file).write(contents, key)
     except OSError as error:
+        if error.errno in (errno.EEXIST, errno.ENOTEMPTY):
+            raise _exists(target) from error  # somebody else was quicker
         raise write_error(error, target, "the bundle") from error
+
+
+def _exists(target: Path) -> RequestError:
+    return RequestError(
+        "it exists already, and a bundle is never changed in place",
+        where=str(target),
+        remedy="give another path, or remove it",
+    )
 
 
 class _Writer:

@@ -1,17 +1,17 @@
-"""Runs one cell. ``python -m trtforge.matrix.execute`` does it in a process of its own."""
+"""Runs one cell."""
 
 from __future__ import annotations
 
-import json
+import gc
 import os
-import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trtforge.errors import ExitCode, TrtforgeError
+from trtforge.context import Progress
+from trtforge.errors import TrtforgeError
 from trtforge.matrix.cells import Cell
 
 
@@ -58,13 +58,8 @@ def _placed(setting: str, cell: Cell, inputs: Path) -> str:
     return f"{key}={inputs / value}" if value in cell.files else setting
 
 
-def main() -> None:
-    """Read the order from standard input, run it, print the outcome as the last line."""
-    order: Mapping[str, Any] = json.loads(sys.stdin.readline())
+def obey(order: Mapping[str, Any], _progress: Progress) -> dict[str, Any]:
+    """Run the cell of an order: the job of a worker process, which stays for the next cell."""
     outcome = execute(Cell.from_data(order["cell"]), Path(order["inputs"]), Path(order["out"]))
-    sys.stdout.write(json.dumps(vars(outcome)) + "\n")
-    sys.exit(int(ExitCode.DONE))
-
-
-if __name__ == "__main__":
-    main()
+    gc.collect()  # a build process lasts as long as the step that started it
+    return vars(outcome)

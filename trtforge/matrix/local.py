@@ -1,29 +1,30 @@
-"""Runs cells on this machine, each in a process of its own, several at a time."""
+"""Runs cells on this machine, several at a time, in processes that stay for the next cell."""
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
-import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from queue import SimpleQueue
+from threading import Event
 
 from trtforge.errors import ExitCode
 from trtforge.matrix.cells import Cell
 from trtforge.matrix.execute import Outcome
+from trtforge.worker import Job, Worker, WorkerFailure
 
 ATTEMPTS = 2
-"""A process that dies without an answer is tried again so often in all."""
+"""A cell whose process dies without an answer is tried again so often in all."""
+IMPORTS = ("trtforge.matrix.execute", "trtforge.api", "trtforge.session")
 
 
 class LocalProcesses:
-    """Runs cells in processes of this machine.
+    """Runs cells in processes of this machine, which end when this one does.
 
     Args:
         jobs: How many at a time.
@@ -31,55 +32,56 @@ class LocalProcesses:
 
     def __init__(self, jobs: int) -> None:
         self._jobs = jobs
-        self._running: set[subprocess.Popen[str]] = set()
-        self._lock = threading.Lock()
+        self.workers: tuple[Worker, ...] = ()
+        self._free: SimpleQueue[Worker] = SimpleQueue()
+        self._stopped = Event()
 
     def outcomes(
         self, cells: Sequence[Cell], inputs: Path, out: Path
     ) -> Iterator[tuple[Cell, Outcome]]:
         """Yield each cell with its outcome, when it ends; run folders lie in ``out``."""
-        with ThreadPoolExecutor(self._jobs) as pool:
-            waiting = {pool.submit(self._attempts, cell, inputs, out): cell for cell in cells}
-            try:
-                for future in as_completed(waiting):
-                    yield waiting[future], future.result()
-            finally:
-                pool.shutdown(wait=False, cancel_futures=True)
-                self._stop()
+        self._stopped.clear()
+        self.workers = tuple(Worker(imports=IMPORTS) for _ in cells[: self._jobs])
+        for worker in self.workers:
+            self._free.put(worker)
+        try:
+            with ThreadPoolExecutor(self._jobs) as pool:
+                waiting = {pool.submit(self._attempts, cell, inputs, out): cell for cell in cells}
+                try:
+                    for future in as_completed(waiting):
+                        yield waiting[future], future.result()
+                finally:
+                    pool.shutdown(wait=False, cancel_futures=True)
+                    self._stop()
+        finally:
+            for _ in self.workers:
+                self._free.get().close()
 
     def _attempts(self, cell: Cell, inputs: Path, out: Path) -> Outcome:
+        worker = self._free.get()
+        try:
+            return self._attempt(worker, cell, inputs, out)
+        finally:
+            self._free.put(worker)
+
+    def _attempt(self, worker: Worker, cell: Cell, inputs: Path, out: Path) -> Outcome:
+        order = {"cell": cell.as_data(), "inputs": str(inputs), "out": str(out / cell.name)}
+        job = Job("trtforge.matrix.execute:obey", order, f"the run of {cell.name}")
+        error = ""
         for attempt in range(1, ATTEMPTS + 1):
             shutil.rmtree(out / cell.name, ignore_errors=True)
-            outcome = self._once(cell, inputs, out / cell.name)
-            if outcome is not None:
-                return replace(outcome, attempts=attempt)
-        error = f"its process died {ATTEMPTS} times without an answer"
+            try:
+                return replace(Outcome(**worker.call(job)), attempts=attempt)
+            except WorkerFailure as failure:
+                error = f"{failure.what} (tried {attempt} times)"
+                if self._stopped.is_set():
+                    break
         return Outcome(int(ExitCode.STEP_FAILED), 0.0, os.uname().nodename, error, ATTEMPTS)
 
-    def _once(self, cell: Cell, inputs: Path, out: Path) -> Outcome | None:
-        order = {"cell": cell.as_data(), "inputs": str(inputs), "out": str(out)}
-        command = [sys.executable, "-m", "trtforge.matrix.execute"]
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            start_new_session=True,
-        )
-        with self._lock:
-            self._running.add(process)
-        try:
-            said, _ = process.communicate(json.dumps(order) + "\n")
-        finally:
-            with self._lock:
-                self._running.discard(process)
-        if process.returncode != 0 or not said.strip():
-            return None
-        return Outcome(**json.loads(said.splitlines()[-1]))
-
     def _stop(self) -> None:
-        with self._lock:
-            running = list(self._running)
-        for process in running:
-            os.killpg(process.pid, signal.SIGTERM)
+        """End what still runs: the threads that wait for it go on, and find that it is over."""
+        self._stopped.set()
+        for worker in self.workers:
+            if worker.pid is not None:
+                with suppress(ProcessLookupError):
+                    os.killpg(worker.pid, signal.SIGKILL)

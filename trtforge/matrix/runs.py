@@ -14,7 +14,7 @@ from trtforge.errors import ExitCode, RequestError
 from trtforge.evidence import read_report
 from trtforge.matrix.cells import Cell
 from trtforge.matrix.execute import Outcome
-from trtforge.store import atomic_file
+from trtforge.store import atomic_file, write_error
 
 MARKER, REPORT = "cell.json", "matrix.json"
 
@@ -66,7 +66,24 @@ def run_matrix(
         out: Folder for a run folder of each cell.
         runner: Where they run.
         tell: Is called with each row, how many are done, and how many there are.
+
+    Raises:
+        RequestError: ``out`` holds something else or cannot be written, or a file cannot be read.
+        EnvironmentLacks: the disk is full.
     """
+    try:
+        return _run(cells, inputs, out, runner, tell)
+    except OSError as error:  # of the matrix itself; what a cell met is its outcome
+        raise write_error(error, Path(error.filename or out), "the matrix") from error
+
+
+def _run(
+    cells: Sequence[Cell],
+    inputs: Path,
+    out: Path,
+    runner: Runner,
+    tell: Callable[[Row, int, int], None],
+) -> tuple[Row, ...]:
     _claim(out)
     digests = {cell.name: cell.digest(inputs) for cell in cells}
     rows: dict[str, Row] = {}

@@ -9,9 +9,11 @@ import secrets
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Literal
 
 from trtforge import EnvironmentLacks
@@ -117,21 +119,28 @@ def _shared_library(package: str, name: str) -> Path | None:
 
 def _linked(real: Path) -> Path:
     """Return a folder of the user's own in which ``real`` has its name without the version."""
-    from platformdirs import user_cache_path
+    from trtforge.cache import default_root
 
-    chosen = os.environ.get("TRTFORGE_CACHE")
-    root = Path(chosen).absolute() if chosen else user_cache_path("trtforge")
-    folder = root / "linker" / hashlib.sha256(os.fsencode(real)).hexdigest()[:16]
-    link = folder / real.with_suffix("").name
+    name = hashlib.sha256(os.fsencode(real)).hexdigest()[:16]
+    folder = default_root().absolute() / "linker" / name
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if not (link.is_symlink() and link.readlink() == real):
-            fresh = folder / f".{secrets.token_hex(4)}"
-            fresh.symlink_to(real)
-            fresh.replace(link)
-    except OSError as error:
-        raise EnvironmentLacks(
-            f"the cache folder {folder} cannot be written: {error.strerror}",
-            remedy="let TRTFORGE_CACHE name a folder that can",
-        ) from error
+        _link(real, folder)
+    except OSError:  # a cache that may only be read
+        folder = Path(_scratch().name)
+        _link(real, folder)
     return folder
+
+
+def _link(real: Path, folder: Path) -> None:
+    link = folder / real.with_suffix("").name
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if not (link.is_symlink() and link.readlink() == real):
+        fresh = folder / f".{secrets.token_hex(4)}"
+        fresh.symlink_to(real)
+        fresh.replace(link)
+
+
+@cache
+def _scratch() -> TemporaryDirectory[str]:
+    """Return a folder that goes when this process ends."""
+    return TemporaryDirectory(prefix="trtforge-linker-")
