@@ -8,6 +8,7 @@ from trtforge_plugins.clean.fold_constants import FoldConstants
 from trtforge_plugins.clean.infer_shapes import InferShapes
 from trtforge_plugins.clean.merge_duplicates import MergeDuplicates
 from trtforge_plugins.clean.merge_padding import MergePadding
+from trtforge_plugins.clean.merge_views import MergeViews
 from trtforge_plugins.clean.resolve_if import ResolveIf
 from trtforge_plugins.clean.tidy_initializers import TidyInitializers
 from trtforge_plugins.clean.unroll_loop import UnrollLoop
@@ -22,6 +23,7 @@ __all__ = [
     "InferShapes",
     "MergeDuplicates",
     "MergePadding",
+    "MergeViews",
     "ResolveIf",
     "TidyInitializers",
     "UnrollLoop",
