@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from onnx import helper, numpy_helper
 
 from trtforge import inline_weights, model_file
+from trtforge.weights import side_by_side
 
 LARGE = np.arange(2**15, dtype=np.float32).reshape(128, 256)  # 128 KiB: written on its own
 
@@ -60,6 +61,14 @@ def test_every_kind_of_tensor_comes_back(kind: str, tmp_path: Path) -> None:
         np.testing.assert_array_equal(numpy_helper.to_array(one), numpy_helper.to_array(other))
     assert [node.op_type for node in found.graph.node] == ["Identity", "Constant"]
     assert found.metadata_props[0].value == "somebody"
+
+
+def test_matrices_side_by_side_are_written_as_one() -> None:
+    source = ir.from_proto(model(w=numpy_helper.from_array(LARGE)))
+    parts = [ir.tensor(LARGE), ir.tensor(LARGE + 1)]
+    source.graph.initializers["w"].const_value = side_by_side(parts, "w")
+    (tensor,) = written(source).graph.initializer
+    np.testing.assert_array_equal(numpy_helper.to_array(tensor), np.hstack((LARGE, LARGE + 1)))
 
 
 def test_a_tensor_that_an_attribute_shares_keeps_its_data() -> None:

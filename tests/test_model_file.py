@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from trtforge import model_file
 from trtforge.errors import EnvironmentLacks, ModelError, RequestError
 from trtforge.graph import add_initializer
-from trtforge.weights import model_digest, tensors
+from trtforge.weights import model_digest, side_by_side, tensors
 
 GEMM = """
 <ir_version: 10, opset_import: ["" : 21]>
@@ -310,6 +310,21 @@ def test_a_model_saved_over_its_own_files_stays_usable(external: Path) -> None:
         model_file.save(model, external, external_over=0)
         assert np.array_equal(weight_of(model), WEIGHT)
         assert np.array_equal(weight_of(model_file.load(external)), WEIGHT)
+
+
+def test_what_is_put_together_from_a_file_survives_its_end(external: Path) -> None:
+    model = model_file.load(external)
+    weight = model.graph.initializers["w"]
+    assert weight.const_value is not None
+    expected = np.hstack([weight.const_value.numpy()] * 2)
+    weight.const_value = side_by_side([weight.const_value] * 2, "w")
+    weight.shape = ir.Shape(expected.shape)
+    model_file.save(model, external, external_over=0)
+    assert weight.const_value is not None
+    np.testing.assert_array_equal(weight.const_value.numpy(), expected)
+    again = model_file.load(external).graph.initializers["w"].const_value
+    assert again is not None
+    np.testing.assert_array_equal(again.numpy(), expected)
 
 
 def test_weights_in_attributes_and_subgraphs_are_placed_too(tmp_path: Path) -> None:

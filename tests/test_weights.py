@@ -12,7 +12,14 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from trtforge import model_file
-from trtforge.weights import exchange, exchanged, model_digest, tensor_digest, tensors
+from trtforge.weights import (
+    exchange,
+    exchanged,
+    model_digest,
+    side_by_side,
+    tensor_digest,
+    tensors,
+)
 
 BRANCHES = """
 <ir_version: 10, opset_import: ["" : 21]>
@@ -50,6 +57,21 @@ def test_storage_makes_no_difference(
     in_proto = ir.serde.deserialize_tensor(ir.to_proto(in_memory))
     on_disk = external(array, tmp_path_factory.getbasetemp(), pad)
     assert tensor_digest(in_memory) == tensor_digest(in_proto) == tensor_digest(on_disk)
+
+
+@pytest.mark.parametrize("height", [(), (3,)])
+def test_matrices_side_by_side_are_read_when_asked_for(
+    height: tuple[int, ...], tmp_path: Path
+) -> None:
+    first = np.arange(2 * 3, dtype=np.float16).reshape(3, 2)[: height[0] if height else 1]
+    second = np.ones((*first.shape[:-1], 4), np.float16)
+    first, second = (array.reshape(*height, -1) for array in (first, second))
+    joined = side_by_side([external(first, tmp_path), ir.tensor(second)], "both")
+    assert (joined.name, joined.shape, joined.dtype) == ("both", (*height, 6), ir.DataType.FLOAT16)
+    np.testing.assert_array_equal(joined.numpy(), np.concatenate([first, second], axis=-1))
+    assert tensor_digest(joined) == tensor_digest(ir.tensor(joined.numpy()))
+    (tmp_path / "data").write_bytes(bytes(first.nbytes))
+    assert not joined.numpy()[..., :2].any(), "it kept a copy"
 
 
 def test_content_shape_and_type_make_a_difference() -> None:

@@ -107,8 +107,8 @@ def inline(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
 
 
 def _is_large(tensor: ir.TensorProtocol) -> bool:
-    readable = isinstance(tensor, ir.Tensor | ir.ExternalTensor) and tensor.dtype.bitwidth % 8 == 0
-    return readable and tensor.nbytes >= _LARGE
+    readable = isinstance(tensor, ir.Tensor | ir.ExternalTensor | ir.LazyTensor)
+    return readable and tensor.dtype.bitwidth % 8 == 0 and tensor.nbytes >= _LARGE
 
 
 @contextmanager

@@ -164,7 +164,7 @@ def save(
         moved = {
             id(old): placed.get(id(old)) or inline_weights.inline(old)
             for old in weights
-            if _is_in(old, earlier)
+            if _is_in(old, earlier) or isinstance(old, ir.LazyTensor)  # which may read them
         }
         exchange(model, lambda tensor: moved.get(id(tensor), tensor))
         for file in earlier:

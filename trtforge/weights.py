@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
+from itertools import accumulate
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx_ir as ir
 
 from trtforge.graph import graphs
+
+if TYPE_CHECKING:
+    from trtforge.artifacts import Array
 
 Exchange = Callable[[ir.TensorProtocol], ir.TensorProtocol]
 
@@ -182,6 +187,37 @@ def read_file(tensor: ir.ExternalTensor, start: int = 0, count: int = _CHUNK) ->
     if len(data) != count:
         raise OSError(f"{tensor.path} ends before the data of {tensor.name!r} does")
     return data
+
+
+def side_by_side(parts: Sequence[ir.TensorProtocol], name: str) -> ir.LazyTensor:
+    """Return the tensor that holds matrices of one height and type next to each other.
+
+    It is put together each time that it is read, so that a model of any size gets by with the
+    memory for the largest one. ``parts`` stay in memory, or their files in place, until then.
+
+    Args:
+        parts: Tensors ``[height, width]`` or ``[width]``, the widths their own, of one type.
+        name: The tensor's name.
+    """
+    *height, _ = parts[0].shape.numpy()
+    widths = [part.shape.numpy()[-1] for part in parts]
+
+    def read() -> ir.TensorProtocol:
+        whole = np.empty((*height, sum(widths)), parts[0].dtype.numpy())
+        for part, width, end in zip(parts, widths, accumulate(widths), strict=True):
+            whole[..., end - width : end] = _array(part)
+        return ir.Tensor(whole, dtype=parts[0].dtype, name=name)
+
+    shape = ir.Shape((*height, sum(widths)))
+    return ir.LazyTensor(read, dtype=parts[0].dtype, shape=shape, name=name)
+
+
+def _array(tensor: ir.TensorProtocol) -> Array:
+    """Return the numbers of a tensor; those of a file are read, so that no mapped page stays."""
+    if not isinstance(tensor, ir.ExternalTensor) or tensor.dtype.bitwidth < 8:
+        return np.asarray(tensor.numpy())
+    data = read_file(tensor, count=tensor.nbytes)
+    return np.frombuffer(data, tensor.dtype.numpy()).reshape(tensor.shape.numpy())
 
 
 def model_digest(model: ir.Model) -> str:

@@ -3,6 +3,7 @@
 from trtforge_plugins.convert.flatten_products import FlattenProducts
 from trtforge_plugins.convert.freeze_inputs import FreezeInputs
 from trtforge_plugins.convert.inline_functions import InlineFunctions
+from trtforge_plugins.convert.join_heads import JoinHeads
 from trtforge_plugins.convert.make_convertible import MakeConvertible
 from trtforge_plugins.convert.resolve_sequences import ResolveSequences
 from trtforge_plugins.convert.widen_types import WidenTypes
@@ -11,6 +12,7 @@ __all__ = [
     "FlattenProducts",
     "FreezeInputs",
     "InlineFunctions",
+    "JoinHeads",
     "MakeConvertible",
     "ResolveSequences",
     "WidenTypes",

@@ -40,27 +40,27 @@ class StackedKey(Rule):
         key = _turned(turned)
         if query is None or key is None or build.opset < 14 or not _is_cut_from_stack(key):
             return None
-        value = self._turn(key, build)
+        value = exchange_last_axes(key, build)
         if factor is not None:
             value = build.op("Mul", value, factor)
         return [build.op("MatMul", query, value)]
 
-    @staticmethod
-    def _turn(key: ir.Value, build: Builder) -> ir.Value:
-        """Exchange the last two axes of a tensor of rank 4."""
-        static = static_shape(key)
-        if static is not None:
-            batch, heads, length, width = static
-            flat = build.op("Reshape", key, [batch * heads, length, width], allowzero=1)
-            turned = build.op("Transpose", flat, perm=[0, 2, 1])
-            return build.op("Reshape", turned, [batch, heads, width, length], allowzero=1)
-        dims = build.dims(key)
-        outer = build.op("Mul", build.slice(dims, 0, 0, 1), build.slice(dims, 0, 1, 2))
-        shape = build.op("Concat", outer, build.slice(dims, 0, 2, 4), axis=0)
-        flat = build.op("Reshape", key, shape, allowzero=1)
+
+def exchange_last_axes(key: ir.Value, build: Builder) -> ir.Value:
+    """Exchange the last two axes of a tensor of rank 4, as torch.export writes it for a key."""
+    static = static_shape(key)
+    if static is not None:
+        batch, heads, length, width = static
+        flat = build.op("Reshape", key, [batch * heads, length, width], allowzero=1)
         turned = build.op("Transpose", flat, perm=[0, 2, 1])
-        shape = build.op("Gather", dims, [0, 1, 3, 2])
-        return build.op("Reshape", turned, shape, allowzero=1)
+        return build.op("Reshape", turned, [batch, heads, width, length], allowzero=1)
+    dims = build.dims(key)
+    outer = build.op("Mul", build.slice(dims, 0, 0, 1), build.slice(dims, 0, 1, 2))
+    shape = build.op("Concat", outer, build.slice(dims, 0, 2, 4), axis=0)
+    flat = build.op("Reshape", key, shape, allowzero=1)
+    turned = build.op("Transpose", flat, perm=[0, 2, 1])
+    shape = build.op("Gather", dims, [0, 1, 3, 2])
+    return build.op("Reshape", turned, shape, allowzero=1)
 
 
 def _turned(value: ir.Value | None) -> ir.Value | None:
