@@ -1,6 +1,6 @@
 """Model repositories for Triton: what is written is read back with Triton's own protobuf.
 
-No Triton server can be installed from PyPI or Debian, so nothing here is served.
+Nothing here is served: ``test_triton_server.py`` does that.
 """
 
 import errno
