@@ -4,8 +4,10 @@ Of the normal suite are 40; TRTFORGE_FAULTS=500 draws more of them.
 """
 
 import os
+from pathlib import Path
 
 import pytest
+from fault_cases import damage, seeded
 from fault_process import SUPPORTED
 from faults import COMMANDS, Workshop
 
@@ -45,3 +47,17 @@ def test_after_a_fault_nothing_is_lost_and_nothing_wrong_is_served(workshop, com
     ]
     missed = [each.case for each in told if not each.reached]
     assert len(missed) <= len(told) // 4, "moments that never came are no test"
+
+
+def test_a_damaged_cache_leaves_alone_what_its_links_lead_to(tmp_path: Path) -> None:
+    """One is the library of TensorRT that is installed here."""
+    library = tmp_path / "library.so"
+    library.write_bytes(b"whole")
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    (cache / "link.so").symlink_to(library)
+    for number in range(20):
+        (cache / "entry").write_bytes(b"entry")
+        damage(cache, seeded(number))
+        assert library.read_bytes() == b"whole"
+        assert (cache / "link.so").is_symlink()
