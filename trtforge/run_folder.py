@@ -112,14 +112,15 @@ class RunFolder:
         """Remove what a run that was killed had not finished to write."""
         for entry in self.path.iterdir():
             if entry.name != LOCK and _is_left(entry):
-                _remove(entry)
+                self.remove(entry.name)
 
     def discard(self) -> None:
         """Leave the place as it was found: for a run that never began. A resumed one stays."""
         if not self._is_fresh:
             return
         for entry in self.path.iterdir():
-            _remove(entry)
+            with suppress(OSError):  # the error that ended it is what counts
+                _remove(entry)
         for folder in self._made:
             with suppress(OSError):  # another run may have put something there
                 folder.rmdir()
@@ -145,6 +146,13 @@ class RunFolder:
             raise write_error(error, place, "the log") from error
         return True
 
+    def remove(self, name: str) -> None:
+        """Remove a file or folder of the run, if it is there."""
+        try:
+            _remove(self.path / name)
+        except OSError as error:
+            raise write_error(error, self.path / name) from error
+
     def write(self, name: str, content: str) -> Path:
         """Write a text file of the run atomically and return its path."""
         path = self.path / name
@@ -165,7 +173,7 @@ def _remove(entry: Path) -> None:
     if entry.is_dir():
         shutil.rmtree(entry)
     else:
-        entry.unlink()
+        entry.unlink(missing_ok=True)
 
 
 def default_folder(model: str, recipe: str, *, resume: bool, below: Path | None = None) -> Path:

@@ -182,7 +182,7 @@ class Session:
 
         def imported(ctx: Context) -> None:
             self._imported(ctx)
-            (folder.path / REPORT).unlink(missing_ok=True)  # of the run that is resumed
+            folder.remove(REPORT)  # of the run that is resumed
             folder.write(recipe_document.FILE, recipe_document.text(self.recipe))
             evidence.imported()
 

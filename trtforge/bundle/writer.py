@@ -14,7 +14,7 @@ import secrets
 import shutil
 import zipfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -212,7 +212,8 @@ def _zip_file(target: Path) -> Iterator[Open]:
         os.link(scratch, target)  # unlike a rename, it replaces nothing
         _flush(target.parent)
     finally:
-        scratch.unlink(missing_ok=True)
+        with suppress(OSError):  # the bundle is there, or another error says why not
+            scratch.unlink()
 
 
 def _flush(place: Path) -> None:
