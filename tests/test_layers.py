@@ -30,8 +30,9 @@ op_function chain_runner model_comparison runner report_pictures events bundle.m
 host_launch report_facts
 page_frame
 report_page
+op_sanitizer
 op_testing evidence profile_text bisection accuracy_bisection bundle.storage bundle.compatibility
-markdown_summary op_examples op_scaffold plugin_rules tuning
+op_sanitizer_job markdown_summary op_examples op_scaffold plugin_rules tuning
 plugin_export plugin_variants op_bench cuda_timer
 session starter subject bundle.contents bundle.preflight
 bundle.writer diff_figures matrix matrix.cells run_diff

@@ -20,6 +20,7 @@ from trtforge.host_launch import KERNELS, ORDERS, launch_on_host
 from trtforge.kernel_source import numpy_type, onnx_name
 from trtforge.kernels import Kernel, compile_kernel
 from trtforge.op_function import OpsetTooOld, call_op
+from trtforge.op_sanitizer import TOOLS, sanitize, sanitizer
 from trtforge.ops import cut_to_counts, launches
 from trtforge.targets import KNOWN, Target, read_target
 from trtforge.testing import run_model
@@ -54,6 +55,8 @@ class OpEvidence:
     there was none, so *not executed here*."""
     kernel_ran_on: str
     """The GPU on which the kernel equalled the reference; empty: there was none, so *not run*."""
+    sanitized: tuple[str, ...] = ()
+    """Tools of compute-sanitizer that found nothing on that GPU; empty: none was here."""
 
 
 def check_op(
@@ -68,7 +71,8 @@ def check_op(
 
     The kernel is executed on the CPU, in two orders of its threads (see
     :mod:`trtforge.host_launch`), and on a GPU where there is one. What is compiled is kept in
-    trtforge's cache folder.
+    trtforge's cache folder. Where the GPU's machine has ``compute-sanitizer``, its checks of memory
+    and races are made (:mod:`trtforge.op_sanitizer`).
 
     Args:
         op: The op with its attributes set.
@@ -105,7 +109,17 @@ def check_op(
                     f"{op.name} on {gpu}, {dtype}, {shapes_of(case)}",
                     op.reference(*inputs), launch_op(op, inputs, dtype), rtol, _bound(atol, inputs),
                 )  # fmt: skip
-    return OpEvidence(opsets, compiled, compiler, gpu)
+    return OpEvidence(opsets, compiled, compiler, gpu, _sanitize(op, cases) if gpu else ())
+
+
+def _sanitize(op: CustomOp, cases: Sequence[Case]) -> tuple[str, ...]:
+    if not sanitizer():
+        return ()
+    for tool in TOOLS:
+        problem = sanitize(op, cases, tool)
+        if problem:
+            raise AssertionError(f"{op.name}: {problem}")
+    return TOOLS
 
 
 def check_on_host(
@@ -199,7 +213,7 @@ def launch_op(
         cupy.full(size, 0xA5, cupy.uint8) for size in [op.workspace(shapes, outputs)] if size
     ]
     target = read_target(cupy.cuda.Device().compute_capability)
-    kernel = compile_kernel(op, dtype, target, tactic=chosen)
+    kernel = compile_kernel(op, dtype, target, default_root() / KERNELS, tactic=chosen)
     module = load_module(kernel.cubin)
     started, written = launches(op, shapes, outputs, chosen), [*results, *counts, *scratch]
     for call in kernel_calls(kernel, module, started, given, written):

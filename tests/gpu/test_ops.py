@@ -7,8 +7,10 @@ from typing import Any
 import numpy as np
 import op_cases
 import pytest
+from reads_too_far import ReadsTooFar
 from trtforge_ops import BiasGelu
 
+from trtforge.op_sanitizer import TOOLS, sanitize, sanitizer
 from trtforge.op_testing import check_op, gpu_name, launch_op, make_inputs
 from trtforge.targets import KNOWN
 
@@ -28,6 +30,14 @@ def test_op_computes_what_its_reference_says(op: Any, cases: Any) -> None:
     atol = op_cases.tolerance(op)
     evidence = check_op(op, cases, targets=[KNOWN["sm_90"]], atol=atol)
     assert evidence.kernel_ran_on == gpu_name()
+    assert evidence.sanitized == (TOOLS if sanitizer() else ())
+
+
+@pytest.mark.skipif(not sanitizer(), reason="NOT RUN: compute-sanitizer is not here")
+def test_the_sanitizer_finds_a_kernel_that_reads_past_its_input() -> None:
+    problem = sanitize(ReadsTooFar(), [[(64,)]], "memcheck")
+    assert "compute-sanitizer memcheck found" in problem
+    assert "Invalid __global__ read" in problem
 
 
 def test_a_kernel_that_writes_past_its_output_is_found(monkeypatch: pytest.MonkeyPatch) -> None:

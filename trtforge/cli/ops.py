@@ -140,6 +140,9 @@ def _tell_check(result: Checked) -> None:
         say(f"  {'compiles':<15}{dtype} for {_join(on)}")
     say(f"  {'on the CPU':<15}{_where(found.executed_with, 'NOT EXECUTED')}")
     say(f"  {'on a GPU':<15}{_where(found.kernel_ran_on, 'not run')}")
+    if found.kernel_ran_on:
+        said = f"{_join(found.sanitized)}: nothing found" if found.sanitized else "not run"
+        say(f"  {'sanitizer':<15}{said}")
 
 
 def _shape(shape: tuple[int, ...]) -> str:
