@@ -69,6 +69,16 @@ UNIQUE = [
     [np.arange(300)[::-1].copy()],
     [(0,)],
 ]
+PILLARS = ops.Voxelize((-4.0, -4.0, -4.0), (1.0, 2.0, 8.0), (8, 4, 1), 4, 40)
+CROWDED = ops.Voxelize((-1.0, -2.0, -1.0), (0.3, 0.7, 1.0), (7, 6, 2), 3, 5)  # more cells than fit
+VOXELIZE = [
+    [(100, 4)],
+    [(300, 5)],
+    [(1, 3)],
+    [np.array([[-4, 0, 0], [4, 0, 0], [3, -4, -4], [0, 2, 4], [-1, -2, -1]])],  # on borders
+    [np.full((9, 3), 50)],  # all outside
+    [(0, 4)],
+]
 
 
 def boxes(images, classes, count, most=1000):
@@ -127,6 +137,8 @@ CASES = [
     (ops.ScatterElements(-1), [[(5, 4), integers(-4, 4, (5, 7)), (5, 7)]]),
     *((ops.ScatterND(how), SCATTER_ND) for how in REDUCTIONS),
     (ops.Unique(), UNIQUE),
+    (PILLARS, VOXELIZE),
+    (CROWDED, VOXELIZE),
 ]
 TOLERANCES = {
     ops.CumProd: 1e-4,  # products of 300 factors: 300 roundings of float32

@@ -30,13 +30,14 @@ from trtforge_ops.rotated_non_max_suppression import RotatedNonMaxSuppression
 from trtforge_ops.scatter_elements import ScatterElements
 from trtforge_ops.scatter_nd import ScatterND
 from trtforge_ops.unique import Unique
+from trtforge_ops.voxelize import Voxelize
 
 OPS = (
     AddRMSNorm, BiasGelu, Bitwise, Col2Im, Compress, CumProd, CumSum, DeformConv, Det,
     GatedActivation, GridSample, GridSample3D, GroupNorm, GroupNormNHWC, InstanceNorm, Inverse,
     LayerNorm, MaskedSoftmax, MultiScaleDeformableAttention, NonMaxSuppression, NonZero,
     QuantizeFloat8, QuantizeInt8, RMSNorm, RMSNormQuantize, RoiAlign, RotaryEmbedding,
-    RotatedNonMaxSuppression, ScatterElements, ScatterND, Unique,
+    RotatedNonMaxSuppression, ScatterElements, ScatterND, Unique, Voxelize,
 )  # fmt: skip
 
 __all__ = [
@@ -72,6 +73,7 @@ __all__ = [
     "ScatterElements",
     "ScatterND",
     "Unique",
+    "Voxelize",
     "trtforge_components",
 ]
 
