@@ -43,3 +43,38 @@ def test_gelu_by_a_polynomial_is_near_for_every_float16() -> None:
     x = every[np.isfinite(every)].reshape(-1, 256)
     bias = np.zeros(256, np.float16)
     check_on_host(ops.BiasGelu(), [x, bias], "float16", rtol=2.0**-10, atol=4e-6)
+
+
+# A template's other branches, and rows longer than the registers hold.
+TACTICS = [
+    (op, {"lanes": lanes, "items": 1, "early": early}, [(5, 1200), *more])
+    for lanes, early in ((32, 1), (64, 0))
+    for op, more in (
+        (ops.RMSNorm(), [(1200,)]),
+        (ops.AddRMSNorm(), [(5, 1200), (1200,)]),
+        (ops.LayerNorm(), [(1200,), (1200,)]),
+        (ops.RMSNormQuantize(), [(1200,), ()]),
+    )
+] + [
+    (ops.InstanceNorm(), {"lanes": 64, "items": 1}, [(2, 3, 40, 30), (3,), (3,)]),
+    (ops.MaskedSoftmax(), {"lanes": 64, "items": 1}, [(2, 3, 5, 1200), (2, 1, 1, 1200)]),
+    *(
+        (ops.GroupNorm(4, activation="silu"), tactic, [shape, (8,), (8,)])
+        for tactic in (
+            {"block": 256, "items": 2, "whole": 0},
+            {"block": 256, "items": 2, "whole": 1},
+        )
+        for shape in ((1, 8, 50, 60), (1, 8, 51, 61))
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("op", "tactic", "shapes"), TACTICS,
+    ids=[f"{op.op_type}-{list(tactic.values())}-{shapes[0]}" for op, tactic, shapes in TACTICS],
+)  # fmt: skip
+def test_every_tactic_computes_what_the_reference_says(op, tactic, shapes, monkeypatch) -> None:
+    monkeypatch.setattr(type(op), "tactic", lambda *_: tactic)
+    inputs = make_inputs(op, shapes, "float16", np.random.default_rng(2))
+    inputs[0] += np.float16(30)  # a mean far from zero
+    check_on_host(op, inputs, "float16", atol=op_cases.tolerance(op))

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from trtforge import CustomOp, Example, Launch, Shape, Tactic
-from trtforge_ops.strips import TACTICS, strip_launch
+from trtforge_ops.strips import TACTICS, strip_launch, strip_tactic
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -70,6 +70,11 @@ class BiasGelu(CustomOp):
         """One strip of a row per block."""
         rows, columns = prod(outputs[0][:-1]), outputs[0][-1]
         return strip_launch(rows, columns, tactic, (rows, columns))
+
+    def tactic(self, dtype: str, inputs: tuple[Shape, ...]) -> Tactic:
+        """Give small tensors more threads."""
+        del dtype
+        return strip_tactic(prod(inputs[0]))
 
     def reference(self, *inputs: Array) -> tuple[Array, ...]:
         """Compute in float64, then round to the type of ``x``.

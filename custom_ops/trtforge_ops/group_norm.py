@@ -14,6 +14,10 @@ from trtforge import CustomOp, Example, Launch, Shape, Tactic, ceil_div
 Array = np.ndarray[Any, np.dtype[Any]]
 
 PACK = 8  # elements of a thread at once, kPack in the kernel
+HELD = 256 * 8 * PACK
+"""Elements of a group that the registers of 256 threads hold."""
+MANY, WHOLE = 128, 2**18
+"""So many groups are enough work for a large GPU, and so large a group is enough for one block."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +29,9 @@ class GroupNorm(CustomOp):
     outputs = ("y",)
     dtypes = ("float32", "float16", "bfloat16")
     kernel = "group_norm.cu.jinja"
-    tactics: ClassVar = {"block": (256, 512, 1024), "items": (4, 2, 8), "threads": (1280, 1024)}
+    tactics: ClassVar = {
+        "block": (256, 512, 1024), "items": (4, 2, 6, 8), "whole": (0, 1),
+    }  # fmt: skip
     function = """
         {% set old_axes, axes = ("axes = [-1], ", "") if opset < 18 else ("", ", last") %}
         last = Constant <value_ints = [-1]> ()
@@ -79,17 +85,30 @@ class GroupNorm(CustomOp):
     def launch(
         self, inputs: tuple[Shape, ...], outputs: tuple[Shape, ...], tactic: Tactic
     ) -> tuple[Launch, ...]:
-        """Measure each chunk of a group, then apply."""
+        """One block for each group, or measure each chunk of a group, then apply."""
         samples, channels, *space = inputs[0]
-        size = channels // self.groups * prod(space)
+        size, groups = channels // self.groups * prod(space), samples * self.groups
         chunks = ceil_div(size, tactic["block"] * PACK * tactic["items"])
-        groups = samples * self.groups
-        scalars = (chunks, size, prod(space), channels // self.groups, self.groups)
+        scalars = (size, prod(space), channels // self.groups, self.groups)
+        if tactic["whole"]:
+            grid = max(1, groups)
+            return (Launch(grid, tactic["block"], (groups, *scalars), kernel="whole"),)
         grid = max(1, groups * chunks)
         return (
-            Launch(grid, tactic["block"], scalars, kernel="measure"),
-            Launch(grid, tactic["block"], scalars, kernel="apply"),
+            Launch(grid, tactic["block"], (chunks, *scalars), kernel="measure"),
+            Launch(grid, tactic["block"], (chunks, *scalars), kernel="apply"),
         )
+
+    def tactic(self, dtype: str, inputs: tuple[Shape, ...]) -> Tactic:
+        """Give each group to one block where registers hold it, or where groups fill the GPU."""
+        del dtype
+        samples, channels, *space = inputs[0]
+        size, groups = channels // self.groups * prod(space), samples * self.groups
+        if size <= HELD:
+            return {"block": 256, "items": 8, "whole": 1}
+        if groups >= MANY and size <= WHOLE:
+            return {"block": 1024, "items": 4, "whole": 1}
+        return {"block": 256, "items": 4, "whole": 0}
 
     def workspace(self, inputs: tuple[Shape, ...], outputs: tuple[Shape, ...]) -> int:
         """Two floats per chunk, of the smallest chunks there are."""

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from trtforge import CustomOp, Example, Launch, Shape, Tactic
-from trtforge_ops.rows import TACTICS, row_launch, row_tactic
+from trtforge_ops.rows import NORM_TACTICS, norm_tactic, row_launch
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -23,7 +23,7 @@ class LayerNorm(CustomOp):
     outputs = ("y",)
     dtypes = ("float32", "float16", "bfloat16")
     kernel = "layer_norm.cu.jinja"
-    tactics = TACTICS
+    tactics = NORM_TACTICS
     function = """
         wide = Cast <to = 1> (x)
         {% if opset >= 18 %}
@@ -65,7 +65,7 @@ class LayerNorm(CustomOp):
 
     def tactic(self, dtype: str, inputs: tuple[Shape, ...]) -> Tactic:
         """Hold a whole row in registers."""
-        return row_tactic(dtype, inputs[0][-1])
+        return norm_tactic(dtype, inputs[0][-1], early=False)
 
     def reference(self, *inputs: Array) -> tuple[Array, ...]:
         """Compute in float64, then round."""

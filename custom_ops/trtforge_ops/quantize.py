@@ -11,7 +11,7 @@ import ml_dtypes
 import numpy as np
 
 from trtforge import CustomOp, Example, Launch, Shape, Tactic
-from trtforge_ops.strips import TACTICS, strip_launch
+from trtforge_ops.strips import TACTICS, strip_launch, strip_tactic
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -52,6 +52,11 @@ class QuantizeInt8(CustomOp):
         rows = 1 if channels == 1 else prod(inputs[0][:2])
         columns = prod(inputs[0]) // max(rows, 1)
         return strip_launch(rows, columns, tactic, (rows, columns, channels), PACK)
+
+    def tactic(self, dtype: str, inputs: tuple[Shape, ...]) -> Tactic:
+        """Give small tensors more threads."""
+        del dtype
+        return strip_tactic(prod(inputs[0]))
 
     def reference(self, *inputs: Array) -> tuple[Array, ...]:
         """Divide in float32, as ONNX does, then round to nearest even and saturate."""

@@ -10,7 +10,7 @@ import numpy as np
 
 from trtforge import CustomOp, Example, Launch, Shape, Tactic
 from trtforge_ops.quantize import to_float8
-from trtforge_ops.rows import TACTICS, row_launch, row_tactic
+from trtforge_ops.rows import NORM_TACTICS, norm_tactic, row_launch
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -24,7 +24,7 @@ class RMSNormQuantize(CustomOp):
     outputs = ("y: float8e4m3fn",)
     dtypes = ("float32", "float16", "bfloat16")
     kernel = "rms_norm_quantize.cu.jinja"
-    tactics = TACTICS
+    tactics = NORM_TACTICS
     since = 19
     function = """
         wide = Cast <to = 1> (x)
@@ -59,7 +59,7 @@ class RMSNormQuantize(CustomOp):
 
     def tactic(self, dtype: str, inputs: tuple[Shape, ...]) -> Tactic:
         """Hold a whole row in registers."""
-        return row_tactic(dtype, inputs[0][-1])
+        return norm_tactic(dtype, inputs[0][-1], early=True)
 
     def reference(self, *inputs: Array) -> tuple[Array, ...]:
         """Compute in float64, then round."""

@@ -12,6 +12,8 @@ LANES = (128, 32, 64, 256, 512, 1024, 8)
 ITEMS = (4, 1, 2, 8)
 """Packs that each of them holds in registers."""
 TACTICS: Mapping[str, tuple[int, ...]] = {"lanes": LANES, "items": ITEMS}
+NORM_TACTICS: Mapping[str, tuple[int, ...]] = {**TACTICS, "early": (1, 0)}
+"""Of those with weights: whether these are read before the sums are known, or after."""
 WARP = 32
 SHARED_BLOCK = 128
 """Threads of a block that has several rows, each of a warp or less."""
@@ -24,6 +26,11 @@ def row_tactic(dtype: str, columns: int) -> Tactic:
     lanes = next((n for n in sorted(LANES) if n * 4 >= packs), max(LANES))
     items = next((n for n in sorted(ITEMS) if n * lanes >= packs), max(ITEMS))
     return {"lanes": lanes, "items": items}
+
+
+def norm_tactic(dtype: str, columns: int, *, early: bool) -> Tactic:
+    """Choose as `row_tactic` does; what is read beside x decides whether registers are left."""
+    return {**row_tactic(dtype, columns), "early": int(early)}
 
 
 def row_launch(shape: Shape, tactic: Tactic) -> Launch:

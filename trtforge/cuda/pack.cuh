@@ -49,6 +49,26 @@ __device__ __forceinline__ Pack<T, N> load(const T* from, int count) {
     }
 }
 
+/** The same for what is read once: it does not push others out of the L1 cache. */
+template <int N, bool Wide, typename T>
+__device__ __forceinline__ Pack<T, N> load_once(const T* from, int count) {
+#ifdef __CUDA_ARCH__
+    if constexpr (Wide && sizeof(T) * N % 16 == 0) {
+        Pack<T, N> pack;
+#pragma unroll
+        for (int i = 0; i < int(sizeof pack) / 16; ++i) {
+            uint4 part;
+            asm("ld.global.nc.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
+                : "=r"(part.x), "=r"(part.y), "=r"(part.z), "=r"(part.w)
+                : "l"(reinterpret_cast<const uint4*>(from) + i));
+            memcpy(pack.at + i * kWide<T>, &part, sizeof part);
+        }
+        return pack;
+    }
+#endif
+    return load<N, Wide>(from, count);
+}
+
 /** Store N elements: all at once where `Wide`, else the first `count`. */
 template <bool Wide, typename T, int N>
 __device__ __forceinline__ void store(T* to, const Pack<T, N>& pack, int count) {
