@@ -25,7 +25,7 @@ from trtforge_plugins.analysis.sizes import Size, layer_size, node_bytes
 from trtforge_plugins.engine_layers import parse_layers
 
 from trtforge import Context, EngineLayer, LayerTensor, Request, RequestError
-from trtforge.analysis import Device, Prediction
+from trtforge.analysis import Ceilings, Device, Prediction
 from trtforge.targets import read_target
 
 UNIT = Device("unit", 89, 1.0, {"float32": 0.001, "int8": 0.002}, ("here",))
@@ -258,6 +258,18 @@ def test_a_type_without_a_rate_is_said():
     found = predict(model, layers, Device("no int8", 89, 1.0, {"float32": 1.0}, ("here",)))
     assert "the table has no rate for int8" in found.notes[0]
     assert next(layer for layer in found.layers if layer.macs).bound == "unknown"
+
+
+def test_measured_ceilings_give_a_second_floor():
+    model, layers = golden("conv_int8")
+    published = Device("card", 89, 100.0, {"int8": 10.0, "float32": 1.0}, ("here",))
+    measured = Ceilings(50.0, {"int8": 5.0, "float32": 0.5}, "one card, today")
+    plain = predict(model, layers, published)
+    both = predict(model, layers, replace(published, measured=measured))
+    assert both.floor_ms == plain.floor_ms  # what is published stays the bound
+    assert both.notes[:-1] == plain.notes
+    assert both.notes[-1].startswith("with what was measured (one card, today) in place of")
+    assert both.notes[-1].endswith(f"takes at least {2 * plain.floor_ms:.3g} ms")
 
 
 def test_a_target_without_a_gpu_in_the_table_is_said(tmp_path):

@@ -16,6 +16,18 @@ Role = Literal["multiplies", "computes", "moves", "quantizes", "waits"]
 
 
 @dataclass(frozen=True)
+class Ceilings(Artifact):
+    """What was measured on a GPU: how fast it copied, and how fast it multiplied matrices."""
+
+    bandwidth: float
+    """1e9 bytes per second, bytes read and written."""
+    rates: dict[str, float]
+    """Element type to 1e12 operations per second of a large product."""
+    where: str
+    """Card, driver, software and date."""
+
+
+@dataclass(frozen=True)
 class Device(Artifact):
     """The two ceilings of a GPU."""
 
@@ -27,6 +39,8 @@ class Device(Artifact):
     """Element type to 1e12 dense operations per second; a multiply-accumulate counts as two."""
     sources: tuple[str, ...]
     """The pages that say so."""
+    measured: Ceilings | None = None
+    """What one of these GPUs reached; None: none was measured."""
 
 
 @dataclass(frozen=True)

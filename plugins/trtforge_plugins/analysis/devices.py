@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from functools import lru_cache
 from importlib.resources import files
 from typing import Any
 
 from trtforge import RequestError
-from trtforge.analysis import Device
+from trtforge.analysis import Ceilings, Device
 from trtforge.errors import did_you_mean
 
 USUAL = "L4"
@@ -25,7 +26,8 @@ def devices() -> dict[str, Device]:
 
 def _device(entry: dict[str, Any]) -> Device:
     pages = dict.fromkeys(source["url"] for source in entry["sources"])
-    return Device(**{**entry, "sources": tuple(pages)})
+    measured = Ceilings(**entry["measured"]) if "measured" in entry else None
+    return Device(**{**entry, "sources": tuple(pages), "measured": measured})
 
 
 def find_device(name: str, targets: tuple[str, ...] = ()) -> Device:
@@ -52,6 +54,17 @@ def find_device(name: str, targets: tuple[str, ...] = ()) -> Device:
             remedy=f"use one of {', '.join(table)}",
         )
     return found[0]
+
+
+def as_measured(device: Device) -> Device | None:
+    """Return ``device`` with the ceilings that one of its kind reached, if one was measured.
+
+    A type that was not measured keeps its published rate.
+    """
+    found = device.measured
+    if found is None:
+        return None
+    return replace(device, bandwidth=found.bandwidth, rates={**device.rates, **found.rates})
 
 
 def rate(device: Device, dtype: str) -> float | None:

@@ -11,7 +11,7 @@ import onnx_ir as ir
 from trtforge import Artifact, Context, Engine, EngineLayer, EngineLayers, LayerTensor, Step
 from trtforge.analysis import Bound, Device, LayerCost, NodeCost, Prediction, Role
 from trtforge.graph import is_op, label
-from trtforge_plugins.analysis.devices import find_device, rate
+from trtforge_plugins.analysis.devices import as_measured, find_device, rate
 from trtforge_plugins.analysis.layer_map import Place, map_layers
 from trtforge_plugins.analysis.movement import only_moves, only_quantizes
 from trtforge_plugins.analysis.provenance import module_of, source_of
@@ -94,6 +94,14 @@ def predict(
     floors = [cost.milliseconds for cost in layer_costs]
     if not layers:
         floors = [_node_floor(node, counted, device) for node in bound.graph]
+    notes = list(_notes(heavy, layer_costs, node_costs, device))
+    reached = as_measured(device)
+    if reached is not None and device.measured is not None:
+        slower = _floor(bound, layers, counted, found, reached)
+        notes.append(
+            f"with what was measured ({device.measured.where}) in place of published rates the "
+            f"model takes at least {slower:.3g} ms"
+        )
     return Prediction(
         device=device,
         nodes=node_costs,
@@ -102,7 +110,7 @@ def predict(
         floor_ms=_floor(bound, layers, counted, found, device),
         serial_ms=sum(floors),
         launches=_launches(bound, layers),
-        notes=tuple(_notes(heavy, layer_costs, node_costs, device)),
+        notes=tuple(notes),
     )
 
 
