@@ -54,8 +54,9 @@ def main() -> None:
         **found,
         "demands": [entry for answers in required for entry in answers],
     }
-    options.out.write_text(json.dumps(result, indent=2) + "\n")
-    print(json.dumps(result, indent=2))
+    text = json.dumps(result, indent=2).replace(json.dumps(str(Path.cwd())), '"."') + "\n"
+    options.out.write_text(text)
+    print(text, end="")
 
 
 if __name__ == "__main__":

@@ -20,8 +20,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 PRECISIONS = ("float32", "float16", "qdq")
-TOOLS = ("raw", "trtforge", "onnxsim", "onnxslim")
+OPS = "trtforge, custom ops"
+TOOLS = ("raw", "trtforge", "onnxsim", "onnxslim", OPS)
 RECIPE = Path(__file__).with_name("h200_models.yaml")
+RECIPE_OF_OPS = Path(__file__).with_name("h200_models_ops.yaml")
 LOWER = {
     "float16": "stages: [{name: lower, steps: [infer-shapes, cast: {to: float16, keep: [Range]}]}]",
     "qdq": "stages: [{name: lower, steps: [infer-shapes, fold-constants, drop-identity,"
@@ -107,10 +109,15 @@ def _rewrite_all(folder: Path) -> None:
 
 
 def _rewrite(tool: str, model: Path, result: Path) -> None:
+    import onnx
+
     if tool == "trtforge":
         _run(RECIPE, model, result)
+    elif tool == OPS:
+        _run(RECIPE_OF_OPS, model.with_name("trtforge.onnx"), result)
+        if not onnx.load(result, load_external_data=False).functions:
+            raise LookupError("no custom op fits into it")
     elif tool == "onnxsim":
-        import onnx
         import onnxsim
 
         onnx.save(onnxsim.simplify(str(model))[0], result)

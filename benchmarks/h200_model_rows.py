@@ -19,7 +19,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from h200_model_files import PRECISIONS, TOOLS, architecture, inputs
+from h200_model_files import OPS, PRECISIONS, TOOLS, architecture, inputs
 from h200_model_sessions import MODES, Bound, Mode, Outputs, compiled, used_memory
 
 from trtforge.timing_statistics import interval
@@ -121,23 +121,31 @@ class Row:
         self.outputs = {tool: bound.outputs() for tool, bound in self.bound.items()}
 
     def _bind(self) -> tuple[Mode, dict[str, Bound]]:
-        """Start every tool's model in the first mode that takes them all."""
-        tools = [tool for tool in TOOLS if tool not in self.failed]
+        """Start every tool's model in the first mode that takes all that run at all."""
         for mode in MODES:
-            found, failed = {}, {}
-            for tool in tools:
+            found = {}
+            for tool in (tool for tool in TOOLS if tool not in self.failed):
                 try:
                     self._start("raw", mode)  # loads what the first one would pay for
                     found[tool] = self._start(tool, mode)
                 except Exception as error:  # noqa: BLE001  # that a model does not run is the result
-                    failed[tool] = " ".join(str(error).split())[:300]
-                    if mode != MODES[-1]:
-                        self.notes.append(f"{mode}, {tool}: {failed[tool]}")
-                        break
-            if not failed or mode == MODES[-1]:
-                self.failed |= failed
+                    reason = " ".join(str(error).split())[:300]
+                    if tool == OPS or mode == MODES[-1] or not self._runs(tool):
+                        self.failed[tool] = reason
+                        continue
+                    self.notes.append(f"{mode}, {tool}: {reason}")
+                    break
+            else:
                 return mode, found
         raise AssertionError
+
+    def _runs(self, tool: str) -> bool:
+        """Whether the model of ``tool`` runs in the last mode."""
+        try:
+            self._start(tool, MODES[-1])
+        except Exception:  # noqa: BLE001  # that it does not is the answer
+            return False
+        return True
 
     def _start(self, tool: str, mode: Mode) -> Bound:
         shapes = {name: tuple(value.shape) for name, value in self.truth.items()}

@@ -6,8 +6,9 @@
 
 ``prepare`` needs onnxsim and onnxslim, but no GPU. Networks of ``benchmarks/architectures`` are
 exported in float32; of each export trtforge makes one in float16 and one with Q/DQ (INT8). Every
-tool gets the same three files. ``warm`` fills torch.compile's cache on disk, many networks at a
-time.
+tool gets the same three files. Beside trtforge's model stands one in which custom ops are used,
+which ONNX Runtime computes by their function bodies. ``warm`` fills torch.compile's cache on disk,
+many networks at a time.
 
 ``measure`` needs an NVIDIA GPU, torch and onnxruntime-gpu. ONNX Runtime's CUDA provider runs what
 the tools made, batch 1 and 32, all on the same inputs, which lie on the GPU, as do the outputs; a
@@ -38,7 +39,7 @@ from pathlib import Path
 from queue import Empty, Queue
 from typing import Any
 
-from h200_model_files import PRECISIONS
+from h200_model_files import OPS, PRECISIONS
 from h200_model_rows import COMPILED, PEERS
 
 HERE = Path(__file__).resolve().parent
@@ -154,7 +155,7 @@ def summarize(rows: list[dict[str, Any]]) -> dict[str, Any]:
             "run as": sorted({row["run as"] for row in timed}),
             "speed beside": {
                 name: _mean([row["ratio"][name][0] for row in timed if name in row["ratio"]])
-                for name in (*PEERS, COMPILED)
+                for name in (*PEERS, OPS, COMPILED)
             },
             "beside the best of the others": _mean(list(best.values())),
             "lowest": min(best.values()),

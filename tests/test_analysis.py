@@ -260,6 +260,18 @@ def test_a_type_without_a_rate_is_said():
     assert next(layer for layer in found.layers if layer.macs).bound == "unknown"
 
 
+def test_what_was_measured_is_in_the_table():
+    file = Path(__file__).parent.parent / "benchmarks" / "results" / "h200_ceilings.json"
+    found = json.loads(file.read_text())
+    measured = devices()["H200 SXM"].measured
+    assert measured.bandwidth == pytest.approx(found["copy_gb_per_s"]["rate"], abs=1)
+    rates = {name: each["rate"] for name, each in found["tera_operations_per_s"].items()}
+    assert measured.rates == pytest.approx(rates, abs=0.1)
+    published = devices()["H200 SXM"]
+    assert measured.bandwidth < published.bandwidth
+    assert all(rate < published.rates[name] for name, rate in measured.rates.items())
+
+
 def test_measured_ceilings_give_a_second_floor():
     model, layers = golden("conv_int8")
     published = Device("card", 89, 100.0, {"int8": 10.0, "float32": 1.0}, ("here",))
