@@ -96,6 +96,7 @@ def kernels(nodes: Iterable[ir.Node], computed: set[ir.Value]) -> list[Kernel]:
             continue
         kernel_of[node] = _of_readers(node, kernel_of) or Kernel()
         kernel_of[node].nodes.insert(0, node)
+        _join_parts(node, kernel_of, computed)
     _join_epilogues(live, kernel_of)
     _join_equal_inputs(live, kernel_of)
     return _ordered(live, kernel_of)
@@ -131,6 +132,35 @@ def _of_readers(node: ir.Node, kernel_of: Mapping[ir.Node, Kernel]) -> Kernel | 
     return None if only is None or only.anchor is not None else only
 
 
+def _join_parts(node: ir.Node, kernel_of: dict[ir.Node, Kernel], computed: set[ir.Value]) -> None:
+    """Let parts of what a light node gives be written by its own kernel, if only parts are read.
+
+    What it gives is then never stored as a whole, and each part lives on its own.
+    """
+    mine, found = kernel_of[node], readers(node)
+    if is_anchor(node) or not all(each in kernel_of and _is_part(each, computed) for each in found):
+        return
+    for part in (each for each in found if each is not None and kernel_of[each] is not mine):
+        theirs = kernel_of[part]
+        moved = [part]
+        if all(_is_part(each, computed) for each in theirs.nodes):  # parts of parts
+            moved = list(theirs.nodes)
+        for each in moved:
+            theirs.nodes.remove(each)
+            mine.nodes.append(each)
+            kernel_of[each] = mine
+
+
+def _is_part(node: ir.Node | None, computed: set[ir.Value]) -> bool:
+    """Whether ``node`` takes a part of one value, at places that are known."""
+    if node is None or any(value in computed for value in node.inputs[1:]):
+        return False
+    if is_op(node, "Gather"):
+        index = constant(node.inputs[1])
+        return index is not None and index.size == 1
+    return is_op(node, "Slice", "Split")
+
+
 def _join_epilogues(live: list[ir.Node], kernel_of: dict[ir.Node, Kernel]) -> None:
     """Let arithmetic join the last anchor before it that nothing else reads."""
     place = {node: index for index, node in enumerate(live)}
@@ -139,7 +169,7 @@ def _join_epilogues(live: list[ir.Node], kernel_of: dict[ir.Node, Kernel]) -> No
             continue
         found = {None if each is None else kernel_of.get(each) for each in readers(anchor)}
         only = found.pop() if len(found) == 1 else None
-        if only is None or not only.is_arithmetic or _activated_behind_view(anchor):
+        if only is None or not only.is_arithmetic or _is_left_alone(anchor):
             continue
         before = [value.producer() for node in only.nodes for value in sources(node)]
         latest = max((place[n] for n in before if n in place and n not in only.nodes), default=-1)
@@ -148,18 +178,22 @@ def _join_epilogues(live: list[ir.Node], kernel_of: dict[ir.Node, Kernel]) -> No
             kernel_of[anchor] = only
 
 
-def _activated_behind_view(product: ir.Node) -> bool:
-    """Whether TensorRT leaves the activation of a matrix product to generated code.
+def _is_left_alone(product: ir.Node) -> bool:
+    """Whether TensorRT leaves the arithmetic behind a matrix product to generated code.
 
-    It multiplies matrices of two dimensions, and a Sigmoid or Tanh (and so SiLU) right behind the
-    Reshape to three is not joined; Relu and GELU are.
+    It multiplies matrices of two dimensions. A Sigmoid or Tanh (and so SiLU) right behind the
+    Reshape to three is not joined; Relu and GELU are. A bias is not joined behind the Reshape to
+    four or more (but to 1xNxMxK), and with it nothing that follows.
     """
     shape = product.outputs[0].shape
     if not is_op(product, "MatMul") or shape is None or len(shape) < 3:
         return False
     found = readers(product)
-    if len(found) == 1 and is_op(found[0], "Add"):
-        found = readers(found[0]) if found[0] is not None else found
+    if len(found) == 1 and is_op(found[0], "Add") and found[0] is not None:
+        is_flat = len(shape) == 3 or (len(shape) == 4 and shape[0] == 1 and shape[1] != 1)
+        if not is_flat and any(constant(value) is not None for value in found[0].inputs):
+            return True
+        found = readers(found[0])
     return any(is_op(each, "Sigmoid", "Tanh") for each in found)
 
 

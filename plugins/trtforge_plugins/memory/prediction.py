@@ -128,7 +128,21 @@ def _buffers(ran: Sequence[Kernel], computed: set[ir.Value]) -> list[Buffer]:
     for kernel in ran:
         _share_one_result(kernel, last)
     _write_into_concat(step_of, first, last)
-    return [Buffer(first[v], _size(v), last[v], v.name or "") for v in first]
+    stored = [Buffer(first[v], _size(v), last[v], v.name or "") for v in first]
+    return [*stored, *_turned(ran)]
+
+
+def _turned(ran: Sequence[Kernel]) -> Iterator[Buffer]:
+    """Yield copies of what convolutions read from the caller, or hand to it: channels come last."""
+    for step, kernel in enumerate(ran):
+        if not is_op(kernel.anchor, "Conv", "ConvTranspose") or kernel.anchor is None:
+            continue
+        data = kernel.anchor.inputs[0]
+        read = [origin(data)] if data is not None and origin(data).is_graph_input() else []
+        given = [v for node in kernel.nodes for v in node.outputs if v.is_graph_output()]
+        for value in (*read, *given):
+            if _dims(value)[1] > 1:
+                yield Buffer(step, _size(value), step, f"{value.name}, channels last")
 
 
 def _share_one_result(kernel: Kernel, last: dict[ir.Value, int]) -> None:
