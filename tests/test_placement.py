@@ -239,10 +239,10 @@ def test_int4_weights_that_do_not_fit_say_why():
     """
     ctx = context(text)
     assert QuantizeWeights().run(ctx) == 1
-    assert ctx.get(Quantized) == Quantized("int4", ("fits",))
+    assert ctx.get(Quantized) == Quantized("int4", ("fits",), only_stored=True)
     found = notes(ctx)
     assert found["odd"] == "it adds up 96 products: no multiple of block_size 64"
-    assert found["conv"] == "TensorRT takes INT4 weights of matrix products only"
+    assert found["conv"] == "weights alone are quantized in matrix products only"
     stored = ctx.model.graph.initializers["v_scale"]
     assert tuple(stored.shape) == (32, 1)
     with pytest.raises(StepError, match="no weight to quantize"):
@@ -258,3 +258,33 @@ def test_int4_weights_compute_nearly_the_same(block: int):
     QuantizeWeights(block_size=block).run(ctx)
     error = run_model(ctx.model, {"x": x})["y"] - exact
     assert 10 * np.log10(np.square(exact).sum() / np.square(error).sum()) > 13
+
+
+def test_int8_weights_have_a_scale_for_each_output_and_any_length():
+    ctx = context(
+        """
+    <ir_version: 10, opset_import: ["" : 21]>
+    m (float[4,33] x, float[4,64] u) => (float[4,32] a, float[4,32] c)
+    <float[33,32] w, float[32,64] v>
+    {
+        [odd] a = MatMul (x, w)
+        [turned] c = Gemm <transB=1> (u, v)
+    }
+    """
+    )
+    assert QuantizeWeights(dtype="int8").run(ctx) == 2
+    assert ctx.get(Quantized) == Quantized("int8", ("odd", "turned"), only_stored=True)
+    scales = {name: ctx.model.graph.initializers[f"{name}_scale"] for name in "wv"}
+    assert {name: tuple(each.shape) for name, each in scales.items()} == {"w": (32,), "v": (32,)}
+    axes = [node.attributes["axis"].value for node in ctx.model.graph if node.op_type[0] == "D"]
+    assert axes == [1, 0]
+
+
+def test_int8_weights_compute_nearly_the_same():
+    """A step is half of a 127th of the column's largest: about -45 dB a product."""
+    ctx = context(models.MLP)
+    x = np.random.default_rng(0).standard_normal((4, 64)).astype(np.float32)
+    exact = run_model(ctx.model, {"x": x})["y"]
+    QuantizeWeights(dtype="int8").run(ctx)
+    error = run_model(ctx.model, {"x": x})["y"] - exact
+    assert 10 * np.log10(np.square(exact).sum() / np.square(error).sum()) > 38

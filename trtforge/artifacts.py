@@ -89,9 +89,11 @@ class Quantized(Artifact):
     """What a quantizing pass asked for; ``prove-precision`` holds the engine to it."""
 
     dtype: str
-    """``int8`` or ``float8e4m3fn``."""
+    """``int8`` or ``float8e4m3fn``; ``int4`` for weights."""
     nodes: tuple[str, ...]
     """Names of the nodes whose work must run in ``dtype``."""
+    only_stored: bool = False
+    """Whether the weights of the nodes have the type, and the work runs in another."""
 
 
 @dataclass(frozen=True)

@@ -27,8 +27,9 @@ _MEND_PRECISION = (
     "docs/mixed-precision.md says what TensorRT takes"
 )
 _MEND_MEMORY = (
-    "put fit-memory in the place of tensorrt: it tries what needs less, one thing after the other "
-    "(docs/memory.md); what was never measured needs a step that builds"
+    "put fit-memory in the place of tensorrt: it tries what needs less, one thing after the other; "
+    "where it ran, give it more attempts, a lower smallest_batch or more parts, or raise the limit "
+    "to what it reached (docs/memory.md); what was never measured needs a step that builds"
 )
 
 

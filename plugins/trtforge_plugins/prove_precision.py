@@ -28,8 +28,10 @@ from trtforge_plugins.engine_layers import read_engine_layers
 from trtforge_plugins.macs import HeavyNode, heavy_nodes
 from trtforge_plugins.running_type import Finding, find_types, onnx_dtype
 
-_STORAGE = frozenset({"int4"})
-"""Types that TensorRT stores weights in and computes with in another."""
+_STORED = " weights"
+"""Behind a type that TensorRT stores weights in, and computes in another."""
+_ONLY_STORED = "int4"
+"""A type that TensorRT never computes in."""
 _MOVES = ("Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity")
 
 
@@ -104,9 +106,10 @@ def _computed_while_building(graph: ir.Graph | ir.Function | None) -> set[ir.Nod
 
 
 def _holds(asked: str, finding: Finding) -> bool:
-    """Whether the layer computes in the type, or for INT4, which is for storage, reads it."""
-    if asked in _STORAGE:
-        return any(tensor.dtype == asked for tensor in finding.layer.constants)
+    """Whether the layer computes in the type, or reads weights of it where that was asked for."""
+    if asked == _ONLY_STORED or asked.endswith(_STORED):
+        stored = asked.removesuffix(_STORED)
+        return any(tensor.dtype == stored for tensor in finding.layer.constants)
     return finding.dtype == asked
 
 
@@ -143,7 +146,11 @@ def asked_types(
     Where no step of the recipe quantized, the model's own Q/DQ nodes count: a heavy node whose two
     operands are dequantized from one type is meant to run in that type.
     """
-    asked = dict.fromkeys(quantized.nodes, quantized.dtype) if quantized else {}
+    asked = {}
+    if quantized:
+        computes = not quantized.only_stored or quantized.dtype == _ONLY_STORED
+        words = quantized.dtype if computes else f"{quantized.dtype}{_STORED}"
+        asked = dict.fromkeys(quantized.nodes, words)
     for node in heavy:
         name = label(node)
         own = None if quantized else _quantized_operands(node)

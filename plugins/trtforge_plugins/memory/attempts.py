@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
+from math import gcd
+from types import MappingProxyType
 from typing import Any, Literal, get_args
 
 import onnx_ir as ir
@@ -13,10 +15,12 @@ from trtforge import ByteSize, Context, Dims, Request, ShapeRange, StepError
 from trtforge_plugins.precision import Cast, QuantizeWeights
 
 Attempt = Literal[
-    "batch", "float16", "int4-weights", "workspace", "tactics", "aux-streams", "weight-streaming",
-    "split",
+    "batch", "shapes", "float16", "int8-weights", "int4-weights", "workspace", "tactics",
+    "aux-streams", "weight-streaming", "split",
 ]  # fmt: skip
 ATTEMPTS: tuple[Attempt, ...] = get_args(Attempt)
+SCALES: Mapping[Attempt, str] = MappingProxyType({"batch": "batches", "shapes": "shapes"})
+"""Attempts that search, and the word for what they lower."""
 WORKSPACES = (ByteSize("64MiB"), ByteSize("8MiB"))
 """Limits that are tried, one after the other. Below 8 MiB TensorRT-RTX 1.7.1 finds no kernels."""
 PARTS = (2, 3, 4, 6, 8, 12, 16)
@@ -35,6 +39,8 @@ class Setup:
     parts: int = 1
     made_by: tuple[str, ...] = ()
     """What was changed of what was asked for, in order."""
+    whole: ir.Model | None = None
+    """The model before its weights were quantized; None where they are not."""
 
     @property
     def batches(self) -> tuple[int, int, int] | None:
@@ -49,16 +55,50 @@ class Setup:
 
     def with_batch(self, size: int) -> Setup:
         """Return the same with another largest batch."""
-        return replace(
-            self,
-            request=replace(
-                self.request,
-                profiles=tuple(
-                    {name: _with_first(shapes, size) for name, shapes in profile.items()}
-                    for profile in self.request.profiles
-                ),
-            ),
+        return self._with_ranges(lambda shapes: _with_first(shapes, size))
+
+    @property
+    def grades(self) -> int:
+        """How many steps lead from the usual shapes to the largest; the batch does not count."""
+        found = [
+            most
+            for profile in self.request.profiles
+            for shapes in profile.values()
+            for _, _, most in self._axes(shapes)
+        ]
+        return max(found, default=0)
+
+    def with_grade(self, grade: int) -> Setup:
+        """Return the same with smaller largest shapes: the usual ones at 0, as asked at the last.
+
+        Sizes stay multiples of what the smallest, usual and largest have in common, so that a
+        model which wants multiples of 32 gets them.
+        """
+        grades = self.grades
+
+        def smaller(shapes: ShapeRange) -> ShapeRange:
+            largest = list(shapes.max)
+            for axis, unit, most in self._axes(shapes):
+                largest[axis] = shapes.opt[axis] + unit * (most * grade // grades)
+            return ShapeRange(shapes.min, shapes.opt, Dims(largest))
+
+        return self._with_ranges(smaller)
+
+    def _axes(self, shapes: ShapeRange) -> Iterator[tuple[int, int, int]]:
+        """Yield axis, unit, and units between usual and largest, of each axis that can shrink."""
+        first = 0 if self.batches is None else 1
+        rows = enumerate(zip(shapes.min, shapes.opt, shapes.max, strict=True))
+        for axis, (low, usual, high) in rows:
+            if axis >= first and usual < high:
+                unit = gcd(low, usual, high)
+                yield axis, unit, (high - usual) // unit
+
+    def _with_ranges(self, changed: Callable[[ShapeRange], ShapeRange]) -> Setup:
+        profiles = tuple(
+            {name: changed(shapes) for name, shapes in profile.items()}
+            for profile in self.request.profiles
         )
+        return replace(self, request=replace(self.request, profiles=profiles))
 
 
 def _with_first(shapes: ShapeRange, size: int) -> ShapeRange:
@@ -79,8 +119,46 @@ class Change:
     """Raises :class:`StepError` where it cannot be done."""
 
 
+@dataclass(frozen=True)
+class Scale:
+    """Something that can be lowered by degrees, of which the largest that fits is searched for."""
+
+    low: int
+    high: int
+    """As asked; it is known not to fit."""
+    make: Callable[[int], Setup]
+    text: Callable[[int], str]
+    """The degree, for people."""
+
+
+def scale(name: Attempt, setup: Setup, smallest_batch: int | None) -> Scale | None:
+    """Return what ``batch`` or ``shapes`` lowers; None where there is nothing to lower.
+
+    Args:
+        name: The attempt.
+        setup: What it changes.
+        smallest_batch: Least batch; None: the usual one of the profile.
+    """
+    if name == "shapes":
+        make = setup.with_grade
+        return Scale(0, setup.grades, make, lambda grade: _largest(make(grade)))
+    sizes = setup.batches
+    if sizes is None:
+        return None
+    low = sizes[1] if smallest_batch is None else smallest_batch
+    return Scale(low, sizes[-1], setup.with_batch, str)
+
+
+def _largest(setup: Setup) -> str:
+    """Return the largest shapes, those of all profiles."""
+    shapes = [
+        f"{name} {each.max}" for profile in setup.request.profiles for name, each in profile.items()
+    ]
+    return ", ".join(shapes)
+
+
 def changes(name: Attempt, setup: Setup, most_parts: int, ctx: Context) -> list[Change]:
-    """Return the forms of an attempt, the mildest first; that of ``batch`` is searched for.
+    """Return the forms of an attempt, the mildest first; a :class:`Scale` has none.
 
     Args:
         name: The attempt.
@@ -92,30 +170,36 @@ def changes(name: Attempt, setup: Setup, most_parts: int, ctx: Context) -> list[
     def option(text: str, **options: Any) -> Change:
         return Change(text, lambda: replace(setup, tensorrt={**setup.tensorrt, **options}))
 
-    if name == "float16":
-        return [Change("cast to float16", lambda: _rewritten(setup, Cast(to="float16"), ctx))]
-    if name == "int4-weights":
-        return [Change("INT4 weights", lambda: _rewritten(setup, QuantizeWeights(), ctx))]
-    if name == "workspace":
-        return [option(f"workspace of {limit}", workspace=limit) for limit in WORKSPACES]
-    if name == "tactics":
-        text = f"kernels with at most {SHARED_MEMORY} of shared memory"
-        return [option(text, tactic_shared_memory=SHARED_MEMORY)]
-    if name == "aux-streams":
-        return [option("no auxiliary streams", max_aux_streams=0)]
-    if name == "weight-streaming":
-        return [option("weights that can be streamed", weight_streaming=True)]
-    if name == "split":
-        return [
+    forms: dict[str, list[Change]] = {
+        "float16": [Change("cast to float16", lambda: _rewritten(setup, Cast(to="float16"), ctx))],
+        "int8-weights": [Change("INT8 weights", lambda: _with_weights(setup, "int8", ctx))],
+        "int4-weights": [Change("INT4 weights", lambda: _with_weights(setup, "int4", ctx))],
+        "workspace": [option(f"workspace of {limit}", workspace=limit) for limit in WORKSPACES],
+        "tactics": [
+            option(
+                f"kernels with at most {SHARED_MEMORY} of shared memory",
+                tactic_shared_memory=SHARED_MEMORY,
+            )
+        ],
+        "aux-streams": [option("no auxiliary streams", max_aux_streams=0)],
+        "weight-streaming": [option("weights that can be streamed", weight_streaming=True)],
+        "split": [
             Change(f"split into {parts} parts", partial(replace, setup, parts=parts))
             for parts in PARTS
             if parts <= most_parts
-        ]
-    return []
+        ],
+    }
+    return forms.get(name, [])
+
+
+def _with_weights(setup: Setup, dtype: Literal["int8", "int4"], ctx: Context) -> Setup:
+    whole = setup.whole or setup.model
+    done = _rewritten(replace(setup, model=whole), QuantizeWeights(dtype=dtype), ctx)
+    return replace(done, whole=whole)
 
 
 def _rewritten(setup: Setup, step: Cast | QuantizeWeights, ctx: Context) -> Setup:
     model = setup.model.clone()
     if not step.rewrite(model, replace(ctx, model=model, artifacts=dict(ctx.artifacts), notes=[])):
         raise StepError("there was nothing to change")
-    return replace(setup, model=model)
+    return replace(setup, model=model, whole=None)

@@ -17,7 +17,7 @@ from trtforge import (
     TrtforgeError,
 )
 from trtforge.chain import Chain
-from trtforge_plugins.memory.attempts import ATTEMPTS, Attempt, Setup, changes
+from trtforge_plugins.memory.attempts import ATTEMPTS, SCALES, Attempt, Setup, changes, scale
 from trtforge_plugins.memory.prediction import predict
 from trtforge_plugins.memory.searching import largest
 from trtforge_plugins.memory.trials import Built, Trials
@@ -35,12 +35,12 @@ class FitMemory(Step):
     """Build an engine within the required memory; change one thing after the other until it fits.
 
     The budget is `require` (`activation_memory`, `total_memory`, `engine_size`). The engine is
-    built as asked first. What is tried then, in the order of `attempts`: the largest batch that
-    fits, float16, INT4 weights, smaller workspaces, kernels with less shared memory, no auxiliary
-    streams, weights that can be streamed, and splitting into several engines. Each is built and
-    measured; what brings TensorRT's own figures nearer to the budget is kept, the rest is undone.
-    The notes have the effect of each. Where nothing fits, the closest engine is kept and the exit
-    code is 1.
+    built as asked first. What is tried then, in the order of `attempts`: the largest batch and the
+    largest shapes that fit, float16, INT8 and INT4 weights, smaller workspaces, kernels with less
+    shared memory, no auxiliary streams, weights that can be streamed, and several engines. Each is
+    built and measured; what brings TensorRT's own figures nearer to the budget is kept, the rest is
+    undone. The notes have the effect of each. Where nothing fits, the closest engine is kept and
+    the exit code is 1.
     """
 
     name: ClassVar[str] = "fit-memory"
@@ -48,7 +48,7 @@ class FitMemory(Step):
     cacheable: ClassVar[bool] = False
 
     attempts: tuple[Attempt, ...] = ATTEMPTS
-    """What may be tried, in this order. The batch and the types change what the engine can do."""
+    """What may be tried, in this order. Batch, shapes and types change what the engine can do."""
     smallest_batch: int | None = None
     """Below this the batch is not lowered; left out: the usual batch (`opt`) of the profile."""
     most_parts: int = 8
@@ -94,8 +94,8 @@ class FitMemory(Step):
 
     def _attempt(self, name: Attempt, trials: Trials, ctx: Context) -> bool:
         """Try one thing, in each of its forms; return whether it fits now."""
-        if name == "batch":
-            return self._batch(trials, ctx)
+        if name in SCALES:
+            return self._search(name, trials, ctx)
         for change in changes(name, trials.setup, self.most_parts, ctx):
             try:
                 setup = change.make()
@@ -106,29 +106,32 @@ class FitMemory(Step):
                 return True
         return False
 
-    def _batch(self, trials: Trials, ctx: Context) -> bool:
-        """Look for the largest batch that fits: predicted, then confirmed by builds."""
-        setup = trials.setup
-        sizes = setup.batches
-        low = sizes[1] if sizes and self.smallest_batch is None else self.smallest_batch
-        if sizes is None or low is None or low >= sizes[-1]:
-            ctx.note("", "batch: no range of batches that could be lowered")
+    def _search(self, name: Attempt, trials: Trials, ctx: Context) -> bool:
+        """Look for the largest that fits: predicted, then confirmed by builds."""
+        lowered = scale(name, trials.setup, self.smallest_batch)
+        if lowered is None or lowered.low >= lowered.high:
+            ctx.note("", f"{name}: no range that could be lowered")
             return False
         found: dict[int, Built] = {}
 
         def fits(size: int) -> bool:
-            built = trials.build(f"batches up to {size}", setup.with_batch(size))
+            what = f"{SCALES[name]} up to {lowered.text(size)}"
+            built = trials.build(what, lowered.make(size))
             if built is None:
                 return False
             found[size] = built
             return built.fits
 
         def predicted(size: int) -> bool:
-            return _is_predicted_to_fit(setup.with_batch(size), ctx.request.require)
+            return _is_predicted_to_fit(lowered.make(size), ctx.request.require)
 
-        best = largest(low, sizes[-1] - 1, predicted, fits)
-        told = f"largest that fits is {best}" if best >= low else f"not even {low} fits"
-        ctx.note("", f"batch: {told}; built: {', '.join(map(str, sorted(found))) or 'none'}")
+        low = lowered.low
+        best = largest(low, lowered.high - 1, predicted, fits)
+        told = f"largest that fits is {lowered.text(best)}"
+        if best < low:
+            told = f"not even {lowered.text(low)} fits"
+        built = "; ".join(map(lowered.text, sorted(found))) or "none"
+        ctx.note("", f"{name}: {told}; built: {built}")
         closest = found.get(best) or found.get(low)
         return closest is not None and trials.judge(closest)
 

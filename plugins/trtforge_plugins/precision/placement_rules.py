@@ -46,7 +46,7 @@ def _conv(node: ir.Node, dtype: str, *, turing: bool) -> Operands | str:
     if dtype == "float4e2m1":
         return "TensorRT has no NVFP4 convolution"
     if dtype == "int4":
-        return "TensorRT takes INT4 weights of matrix products only"
+        return "weights alone are quantized in matrix products only"
     if turing:
         return "with sm_75 among the targets TensorRT-RTX runs INT8 convolutions in float"
     weight = constant(node.inputs[1])
