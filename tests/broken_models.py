@@ -309,7 +309,8 @@ def limits() -> Iterator[Broken]:
 
 def forms() -> Iterator[Broken]:
     def case(name: str, text: str, code: str = "operator-form", **more: Any) -> Broken:
-        return Broken(name, "form of an operator", text, code, convert=not more, **more)
+        convert = not {"freeze", "mended"} & set(more)
+        return Broken(name, "form of an operator", text, code, convert=convert, **more)
 
     yield case(
         "dilated-pool",
@@ -345,6 +346,7 @@ def forms() -> Iterator[Broken]:
         "attention-softcap",
         "g (float[1,2,4,8] q, float[1,2,4,8] k, float[1,2,4,8] v) => (float[1,2,4,8] y) "
         "{ y = Attention <softcap = 2.0> (q, k, v) }",
+        opset=23,
     )
     yield case(
         "group-norm",

@@ -13,6 +13,7 @@ import onnx_ir as ir
 import pytest
 from broken_models import Broken, all_broken
 from trtforge_plugins.convert import FreezeInputs, WidenTypes
+from trtforge_plugins.importers.onnx_file import ImportOnnx
 from trtforge_plugins.tensorrt import TensorRT
 from trtforge_plugins.tensorrt.failure_rules import rules
 
@@ -25,6 +26,7 @@ from trtforge import (
     make_convertible,
     model_file,
 )
+from trtforge.importing import no_model
 from trtforge.options import bind
 from trtforge.targets import read_target
 from trtforge.testing import apply
@@ -109,6 +111,33 @@ def said_ranges(error: TrtforgeError, broken: Broken) -> dict[str, str]:
         name: ":".join(each[k] for k in ("min", "opt", "max")) for name, each in ranges.items()
     }
     return {**(broken.shapes if broken.code == "no-profile" else {}), **proposed}
+
+
+ONLY_A_BUILD_SHOWS = {
+    "limits", "ranges of inputs",  # what a build is asked for, not what the model is
+    "float32-product-sm_75", "float32-gemm-sm_75", "unknown-sm_90", "unknown-sm_100",
+    "attention", "attention-of-half", "causal-attention",  # told as advice
+    "growing-loop",
+}  # fmt: skip
+
+
+def test_check_finds_the_cause_before_any_build(tmp_path):
+    """Of all models that are broken themselves, read as the command reads them."""
+    step, missed, path = TensorRT(), [], tmp_path / "m.onnx"  # one process parses all
+    asked = [each for each in BROKEN if not {each.kind, each.name} & ONLY_A_BUILD_SHOWS]
+    for broken in asked:
+        onnx.save(parsed(broken.model()), path)
+        try:
+            targets = tuple(map(read_target, broken.targets))
+            ctx = Context(no_model(), tmp_path, Request("m.onnx", targets=targets))
+            ctx.model = ImportOnnx().load(str(path), ctx)
+            codes = {each.code for each in step.examine(ctx.model, ctx).refused}
+        except TrtforgeError as error:
+            codes = {error.code}
+        if broken.code not in codes:
+            missed.append((broken.name, broken.code, codes))
+    assert len(asked) == 102
+    assert missed == []
 
 
 def test_there_are_ten_of_each_class_and_many_causes():

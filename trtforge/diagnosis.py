@@ -32,6 +32,8 @@ class Finding(Artifact):
     """Whether the backend refuses the model for it, or builds it all the same."""
     mended: bool | None = None
     """Whether it is gone after the recipe ``convert``; None when that was not tried."""
+    seen_in: Literal["backend", "model"] = "backend"
+    """Where ``evidence`` comes from: the backend said it, or the model has it."""
 
     @property
     def remedy(self) -> str:
@@ -59,6 +61,14 @@ class FindingGroup:
     def mended(self) -> bool | None:
         """Whether all of them are gone after the recipe ``convert``."""
         return None if self.first.mended is None else all(each.mended for each in self.findings)
+
+    @property
+    def further(self) -> tuple[str, ...]:
+        """The remedies, but for the recipe ``convert`` where that was seen to mend them all."""
+        remedies = self.first.remedies
+        if not self.mended:
+            return remedies
+        return tuple(each for each in remedies if "recipe `convert`" not in each)
 
 
 @dataclass(frozen=True)

@@ -288,7 +288,19 @@ def _check_file(file: Path, where: str) -> None:
             f"breaks ONNX's rules: {shorten(str(error))}",
             where=where,
             remedy="correct the export; onnx.checker.check_model shows the whole message",
+            code=_broken_rule(str(error), file),
         ) from error
+
+
+def _broken_rule(words: str, file: Path) -> str:
+    """Return the code of what the checker's words mean; empty: that of any bad model."""
+    if "is not an output of any node" in words:
+        return "value-missing"
+    late = re.search(r"topologically sorted, however input '(.*?)' of node", words, re.DOTALL)
+    if late is None:
+        return ""
+    made = {out.name for node in load(file).graph.all_nodes() for out in node.outputs}
+    return "graph-has-no-order" if late[1] in made else "value-missing"
 
 
 def _write_skeleton(model: ir.Model, file: Path) -> None:

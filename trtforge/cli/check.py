@@ -64,7 +64,7 @@ def check(
         say_json({**asdict(diagnosis), "left": diagnosis.left})
     else:
         _tell(model, diagnosis)
-    end(not_met(_refusal(model, diagnosis), "do what the findings say, best first"))
+    end(not_met(_refusal(model, diagnosis), *_remedies(model, diagnosis)))
 
 
 def _refusal(model: str, diagnosis: Diagnosis) -> list[str]:
@@ -72,6 +72,19 @@ def _refusal(model: str, diagnosis: Diagnosis) -> list[str]:
         return []
     codes = ", ".join(dict.fromkeys(each.code for each in diagnosis.refused))
     return [f"{model}: {diagnosis.backend} refuses it as it is: {codes}"]
+
+
+def _remedies(model: str, diagnosis: Diagnosis) -> list[str]:
+    """Return what mends the whole, best first."""
+    if diagnosis.left == 0:
+        return [_convert(model)]
+    findings = "do what the findings say, best first"
+    some = diagnosis.left is not None and diagnosis.left < len(diagnosis.refused)
+    return [f"{_convert(model)}, then {findings}" if some else findings]
+
+
+def _convert(model: str) -> str:
+    return f"trtforge run convert --model {shlex.quote(model)}"
 
 
 def _tell(model: str, diagnosis: Diagnosis) -> None:
@@ -111,7 +124,7 @@ def _tell_after(model: str, diagnosis: Diagnosis) -> None:
         return
     say(f"\nAfter the recipe `convert`: {count(left, 'finding') if left else 'TensorRT takes it'}")
     if left < len(diagnosis.refused):
-        say(f"    To do: trtforge run convert --model {shlex.quote(model)}")
+        say(f"    To do: {_convert(model)}")
 
 
 def count(number: int, noun: str) -> str:
@@ -129,9 +142,9 @@ def _tell_group(group: FindingGroup) -> None:
         more = f" and {len(group.nodes) - SHOWN} more" if len(group.nodes) > SHOWN else ""
         say(f"    At: {', '.join(group.nodes[:SHOWN])}{more}")
     if first.evidence and first.cause not in first.evidence:
-        teller = "TensorRT" if first.level == "refused" else "Found"
+        teller = "TensorRT" if first.seen_in == "backend" else "Found"
         say(f"    {teller}: {first.evidence}")
     if group.mended:
-        say("    The recipe `convert` mends it; else:")
-    for remedy in first.remedies:
+        say(f"    The recipe `convert` mends it{'; else:' if group.further else ''}")
+    for remedy in group.further:
         say(f"    To do: {remedy}")

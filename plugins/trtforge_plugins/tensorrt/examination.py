@@ -14,6 +14,7 @@ from trtforge.graph import nodes
 from trtforge.worker import WorkerFailure
 from trtforge_plugins.convert.freeze_inputs import wanted_constants
 from trtforge_plugins.fuse.substitutes import find_substitute
+from trtforge_plugins.tensorrt.builder_rules import refused_by_builder
 from trtforge_plugins.tensorrt.known_failures import cause_of, evidence
 from trtforge_plugins.tensorrt.model_checks import check_types, prepared
 
@@ -99,6 +100,8 @@ def findings(
         first = (*_freezing(freezable.get(place, {})), *_replacing(replaceable.get(place, "")))
         told[_of_node(each, first)] = None
     yield from told
+    places = {(finding.code, finding.node) for finding in told}
+    yield from (each for each in refused_by_builder(ready) if (each.code, each.node) not in places)
 
 
 def _freezable(model: ir.Model) -> dict[tuple[str, str], dict[str, str]]:
@@ -108,10 +111,18 @@ def _freezable(model: ir.Model) -> dict[tuple[str, str], dict[str, str]]:
     """
     found: dict[tuple[str, str], dict[str, str]] = {}
     for node, _, value in wanted_constants(model):
-        scalar = value.shape is not None and not len(value.shape)
         examples = found.setdefault((node.name or "", node.op_type), {})
-        examples[value.name or ""] = "1" if scalar else "[1]"
+        examples[value.name or ""] = _example(value)
     return found
+
+
+def _example(value: ir.Value) -> str:
+    """Return a value that has the type and the length of an input."""
+    one = "1.0" if value.dtype is not None and value.dtype.is_floating_point() else "1"
+    if value.shape is not None and not len(value.shape):
+        return one
+    length = value.shape[0] if value.shape is not None and len(value.shape) == 1 else 1
+    return f"[{', '.join([one] * (length if isinstance(length, int) else 1))}]"
 
 
 def _replaceable(

@@ -102,4 +102,5 @@ def evidence(refused: Mapping[str, Any]) -> str:
     calls = f", in {' in '.join(refused['functions'])}" if refused["functions"] else ""
     code = f" [{refused['code']}]" if refused["code"] else ""
     text = refused["text"] if refused["text"] != "false" else f"false ({refused['source']})"
+    text = _NOISE.sub("", text).strip() or text
     return f"{text}{code}{calls}"

@@ -45,7 +45,9 @@ def lint(model: ir.Model, request: Request) -> Iterator[Finding]:
     """Yield the advice of all lints on ``model``, which stays as it is."""
     for each in LINTS:
         for node, op, evidence in each.look(model, request):
-            yield Finding(each.code, node, op, each.cause, evidence, each.remedies, "advice")
+            yield Finding(
+                each.code, node, op, each.cause, evidence, each.remedies, "advice", seen_in="model"
+            )
 
 
 def _old_opset(model: ir.Model, _request: Request) -> Iterator[tuple[str, str, str]]:
