@@ -1,5 +1,6 @@
 """Clean-up passes: what every model needs before anything else looks at it."""
 
+from trtforge_plugins.clean.cut_padding import CutPadding
 from trtforge_plugins.clean.dedupe_weights import DedupeWeights
 from trtforge_plugins.clean.drop_dead_code import DropDeadCode
 from trtforge_plugins.clean.drop_identity import DropIdentity
@@ -15,6 +16,7 @@ from trtforge_plugins.clean.unroll_loop import UnrollLoop
 from trtforge_plugins.clean.upgrade_opset import UpgradeOpset
 
 __all__ = [
+    "CutPadding",
     "DedupeWeights",
     "DropDeadCode",
     "DropIdentity",

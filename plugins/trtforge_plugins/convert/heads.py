@@ -202,33 +202,18 @@ def _squeezed(entry: ir.Value) -> ir.Value | None:
 def _keeps_rows(reshape: ir.Node, source: ir.Value | None) -> bool:
     """Whether the first two dimensions of the result are those of ``source``.
 
-    One that is equal, and not 0, makes the other one so: the rest is as large as a row.
+    One that is equal makes the other one so, as the other dimensions are as large as a row.
     """
-    target, (result,) = reshape.inputs[1], reshape.outputs
-    if source is None or source.shape is None or result.shape is None or target is None:
+    (result,) = reshape.outputs
+    if source is None or source.shape is None or result.shape is None:
         return False
-    if _asks_for_rows(target, reshape.inputs[0]):
-        return True
-    known = None if attribute(reshape, "allowzero", 0) else constant(target)
-    equal, numbers = [], []
+    target = None if attribute(reshape, "allowzero", 0) else constant(reshape.inputs[1])
     for axis in (0, 1):
         before, after = source.shape[axis], result.shape[axis]
-        named = isinstance(before, int) or before.value is not None
-        equal.append((named and before == after) or (known is not None and known[axis] == 0))
-        numbers.append(isinstance(before, int) and before != 0)
-    return all(equal) or any(same and fixed for same, fixed in zip(equal, numbers, strict=True))
-
-
-def _asks_for_rows(target: ir.Value, part: ir.Value | None) -> bool:
-    """Whether ``target`` begins with the first two dimensions of ``part``, asked for as one."""
-    node = target.producer()
-    first = node.inputs[0].producer() if is_op(node, "Concat") and node and node.inputs[0] else None
-    if first is None or not is_op(first, "Slice") or first.inputs[0] is None:
-        return False
-    asking = first.inputs[0].producer()
-    spans = [scalar(value) for value in first.inputs[1:]]
-    whole = is_op(asking, "Shape") and asking is not None and not attribute(asking, "start", 0)
-    return whole and asking is not None and asking.inputs[0] is part and spans[:2] == [0, 2]
+        known = before > 0 if isinstance(before, int) else before.value is not None
+        if known and (before == after or (target is not None and target[axis] == 0)):
+            return True
+    return False
 
 
 def attention_of(projection: Projection) -> ir.Node | None:
