@@ -173,6 +173,19 @@ def test_a_process_that_dies_is_tried_again(place, monkeypatch):
     assert (out / cell.name / "model.onnx").is_file()
 
 
+@pytest.mark.skipif(
+    len(getattr(os, "sched_getaffinity", lambda _: [0])(0)) < 2, reason="NOT RUN: needs two cores"
+)
+def test_cells_at_a_time_share_the_cores(place):
+    text = "models: {one: one.onnx, two: two.onnx}\nrecipes: [clean.yaml]\ntargets: [sm_86]\n"
+    runner = LocalProcesses(2)
+    for _ in runner.outcomes(cells(place, text), place, place / "out"):
+        shares = [os.sched_getaffinity(worker.pid) for worker in runner.workers if worker.pid]
+        assert set.union(*shares) <= os.sched_getaffinity(0)
+        assert len(shares) < 2 or not set.intersection(*shares)
+    assert shares
+
+
 def test_a_failing_cell_does_not_stop_the_others(place):
     (place / "one.onnx").write_bytes(b"no model")
     text = "models: {one: bad, two: two.onnx}\nrecipes: [clean.yaml]\ntargets: [sm_86]\n"

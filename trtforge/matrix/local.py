@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from queue import SimpleQueue
-from threading import Event
+from threading import Event, local
 
 from trtforge.errors import ExitCode
 from trtforge.matrix.cells import Cell
@@ -26,6 +26,9 @@ IMPORTS = ("trtforge.matrix.execute", "trtforge.api", "trtforge.session")
 class LocalProcesses:
     """Runs cells in processes of this machine, which end when this one does.
 
+    Each process has its share of the cores: with all of them for each, a run would start as many
+    threads as the machine has cores, beside those of the others.
+
     Args:
         jobs: How many at a time.
     """
@@ -33,7 +36,8 @@ class LocalProcesses:
     def __init__(self, jobs: int) -> None:
         self._jobs = jobs
         self.workers: tuple[Worker, ...] = ()
-        self._free: SimpleQueue[Worker] = SimpleQueue()
+        self._free: SimpleQueue[int] = SimpleQueue()
+        self._own = local()
         self._stopped = Event()
 
     def outcomes(
@@ -42,10 +46,10 @@ class LocalProcesses:
         """Yield each cell with its outcome, when it ends; run folders lie in ``out``."""
         self._stopped.clear()
         self.workers = tuple(Worker(imports=IMPORTS) for _ in cells[: self._jobs])
-        for worker in self.workers:
-            self._free.put(worker)
+        for number in range(len(self.workers)):
+            self._free.put(number)
         try:
-            with ThreadPoolExecutor(self._jobs) as pool:
+            with ThreadPoolExecutor(len(self.workers), initializer=self._begin) as pool:
                 waiting = {pool.submit(self._attempts, cell, inputs, out): cell for cell in cells}
                 try:
                     for future in as_completed(waiting):
@@ -54,17 +58,21 @@ class LocalProcesses:
                     pool.shutdown(wait=False, cancel_futures=True)
                     self._stop()
         finally:
-            for _ in self.workers:
-                self._free.get().close()
+            for worker in self.workers:
+                worker.close()
+
+    def _begin(self) -> None:
+        """Give this thread a worker and a share of the cores, which what it starts inherits."""
+        number, jobs = self._free.get(), len(self.workers)
+        self._own.worker = self.workers[number]
+        if hasattr(os, "sched_setaffinity"):  # Linux has it
+            cores = sorted(os.sched_getaffinity(0))
+            share = cores[number * len(cores) // jobs : (number + 1) * len(cores) // jobs]
+            if share:  # there are as many cores as workers
+                os.sched_setaffinity(0, share)
 
     def _attempts(self, cell: Cell, inputs: Path, out: Path) -> Outcome:
-        worker = self._free.get()
-        try:
-            return self._attempt(worker, cell, inputs, out)
-        finally:
-            self._free.put(worker)
-
-    def _attempt(self, worker: Worker, cell: Cell, inputs: Path, out: Path) -> Outcome:
+        worker: Worker = self._own.worker
         order = {"cell": cell.as_data(), "inputs": str(inputs), "out": str(out / cell.name)}
         job = Job("trtforge.matrix.execute:obey", order, f"the run of {cell.name}")
         error = ""
