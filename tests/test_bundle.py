@@ -455,7 +455,17 @@ def test_a_run_becomes_a_bundle_with_its_evidence(finished, tmp_path):
         name for stage in manifest.recipe["stages"] for step in stage["steps"] for name in step
     ]
     assert "tensorrt" in steps
-    Bundle(tmp_path / "b.zip")
+    ranges = json.loads(Bundle(tmp_path / "b.zip").read("calibration/ranges.json"))
+    assert ranges["samples"] > 0
+    assert "image" in ranges["by_tensor"]
+
+
+def test_damaged_ranges_of_a_run_are_refused(finished, tmp_path):
+    other = tmp_path / "other"
+    shutil.copytree(finished, other)
+    (other / "calibration.json").write_text("{")
+    with pytest.raises(RequestError, match="ranges of the run cannot be read"):
+        of_runs([other])
 
 
 def test_runs_of_different_models_do_not_mix(finished, tmp_path):

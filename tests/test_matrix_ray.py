@@ -27,7 +27,9 @@ def cluster():
         initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False}
     )
     cluster.first = cluster.add_node(num_cpus=1, resources={"sm_86": 1, "sm_89": 1})
-    cluster.second = cluster.add_node(num_cpus=1, resources={"sm_86": 1})
+    cluster.second = cluster.add_node(
+        num_cpus=1, resources={"sm_86": 1, "accelerator_type:L40S": 1}
+    )
     ray.init(address=cluster.address, log_to_driver=False)
     cluster.wait_for_nodes()
     yield cluster
@@ -54,6 +56,36 @@ def test_cells_run_where_their_gpu_is(cluster, place, tmp_path):
     assert [row.outcome.exit_code for row in rows] == [0, 0]
     assert rows[1].outcome.machine == cluster.first.node_id[:12]
     assert (tmp_path / "out" / "digits.convert.sm_86" / "model.onnx").is_file()
+
+
+@pytest.mark.parametrize(
+    ("targets", "asked"),
+    [
+        (["sm_86"], ["sm_86"]),
+        (["sm_89"], ["accelerator_type:L4"]),
+        (["sm_90"], ["sm_90"]),  # the mark that somebody gave goes before what Ray found
+        (["sm_120"], []),
+        (["sm_86", "sm_89"], ["accelerator_type:L4", "sm_86"]),
+        (["sm_86", "sm_90"], ["sm_86"]),  # no node has both: a task that asks so waits for ever
+    ],
+)
+def test_a_cell_asks_for_what_one_node_has(targets, asked):
+    nodes = [
+        {"CPU", "sm_86", "accelerator_type:L4"},
+        {"CPU", "sm_90", "accelerator_type:H200"},
+        {"CPU"},
+    ]
+    assert sorted(on_ray.resources(targets, nodes)) == asked
+
+
+def test_a_gpu_that_ray_found_by_itself_is_a_place(cluster, place, tmp_path):
+    nodes = [set(node["Resources"]) for node in ray.nodes() if node["Alive"]]
+    assert on_ray.resources(["sm_89"], nodes) == {"sm_89": 0.01}  # given by hand on the first
+    nodes = [each - {"sm_89"} for each in nodes]
+    task = ray.remote(resources=on_ray.resources(["sm_89"], nodes))(
+        lambda: ray.get_runtime_context().get_node_id()
+    )
+    assert ray.get(task.remote()) == cluster.second.node_id
 
 
 def held_at(node, place):

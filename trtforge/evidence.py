@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from trtforge.artifacts import Ranges
 from trtforge.environment import environment
 from trtforge.errors import ExitCode, RequestError, RequirementMissed, TrtforgeError
+from trtforge.options import adapter
 from trtforge.report import ModelSummary, Report, Verdict, make_report, summarize_model
 from trtforge.report import read_report as parse_report
 from trtforge.run_folder import REPORT, RunFolder
@@ -19,6 +23,7 @@ if TYPE_CHECKING:
 
 MODEL = "model.onnx"
 PAGE = "report.html"
+RANGES = "calibration.json"
 
 
 class Evidence:
@@ -49,6 +54,7 @@ class Evidence:
         from trtforge import model_file
 
         model_file.save(self._ctx.model, self._folder.path / MODEL)
+        self._write_ranges()
         sentences = tuple(missed(self._ctx))
         verdict = Verdict(int(ExitCode.DONE))
         if sentences:
@@ -57,6 +63,14 @@ class Evidence:
         report = self._report(verdict)
         self._write(report)
         return report, sentences
+
+    def _write_ranges(self) -> None:
+        """Write the ranges of a run that calibrated: a bundle takes them along."""
+        ranges = self._ctx.find(Ranges)
+        if ranges is None:
+            self._folder.remove(RANGES)  # of an earlier run in this folder
+        else:
+            self._folder.write(RANGES, json.dumps(asdict(ranges), indent=2) + "\n")
 
     def write_failure(self, error: TrtforgeError) -> None:
         """Write the report of a run that failed."""
@@ -89,6 +103,25 @@ def read_report(folder: Path) -> Report:
         raise RequestError(
             f"{folder} holds no finished run: {error.strerror}",
             remedy="give the folder that `trtforge run` named, or resume the run",
+        ) from error
+
+
+def read_ranges(folder: Path) -> Ranges | None:
+    """Read the ranges of the run in ``folder``; None: it did not calibrate.
+
+    Raises:
+        RequestError: the file is damaged.
+    """
+    file = folder / RANGES
+    try:
+        return adapter(Ranges).validate_python(json.loads(file.read_bytes()))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise RequestError(
+            f"the ranges of the run cannot be read: {str(error).splitlines()[0]}",
+            where=str(file),
+            remedy="run the recipe again",
         ) from error
 
 

@@ -13,7 +13,7 @@ from trtforge.artifacts import Engine, Ranges
 from trtforge.bundle.manifest import TensorEntry
 from trtforge.environment import environment
 from trtforge.errors import RequestError
-from trtforge.evidence import MODEL, read_report
+from trtforge.evidence import MODEL, read_ranges, read_report
 from trtforge.report import Report, Verdict, make_report, summarize_value
 
 if TYPE_CHECKING:
@@ -97,6 +97,7 @@ def of_runs(
         interface=Interface.of(model),
         reports=reports,
         recipe=_recipe(first),
+        ranges=read_ranges(first),
         licenses=tuple(licenses),
         with_model=with_model,
     )

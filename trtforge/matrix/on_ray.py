@@ -1,9 +1,10 @@
 """Runs cells on a Ray cluster: Ray places, retries and moves the files.
 
-A cell goes to a node whose resources name its GPU. Nodes say so when they start, as
-``ray start --resources='{"sm_89": 1}'``. TensorRT-RTX builds for GPUs that are not there: a cell
-whose GPU no node names runs on any node.
+A cell goes to a node whose resources name its GPU: as the node was started,
+``ray start --resources='{"sm_89": 1}'``, or as Ray itself finds the GPU, ``accelerator_type:L4``.
+TensorRT-RTX builds for GPUs that are not there: a cell whose GPU no node names runs on any node.
 https://docs.ray.io/en/latest/ray-core/scheduling/resources.html
+https://docs.ray.io/en/latest/ray-core/scheduling/accelerators.html
 https://docs.ray.io/en/latest/ray-core/fault_tolerance/tasks.html
 """
 
@@ -14,6 +15,7 @@ import socket
 import tarfile
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,17 @@ from trtforge.matrix.execute import Outcome, execute
 
 RETRIES = 3
 """How often Ray starts a task anew whose worker or node died."""
+ACCELERATORS = {
+    "sm_75": ("T4",),
+    "sm_80": ("A100", "A100-40G", "A100-80G"),
+    "sm_86": ("A10G",),
+    "sm_89": ("L4", "L40S"),
+    "sm_90": ("H100", "H200", "H20"),
+    "sm_100": ("B200", "GB200"),
+    "sm_103": ("B300", "GB300"),
+    "sm_120": ("RTX-PRO-6000",),
+}
+"""Ray's names of the GPUs of each target (``ray.util.accelerators``)."""
 _SHARE = 0.01  # of the node's mark; the mark places, CPUs limit how many run at a time
 
 
@@ -63,14 +76,14 @@ class RayCluster:
         """Yield each cell with its outcome, when it ends; run folders are brought to ``out``."""
         ray = self._ray
         stored: dict[str, Any] = {}
-        marks = {name for node in ray.nodes() if node["Alive"] for name in node["Resources"]}
+        nodes = [set(node["Resources"]) for node in ray.nodes() if node["Alive"]]
         task = ray.remote(max_retries=RETRIES)(_run_there)
         waiting = {}
         for cell in cells:
             for name in cell.files:
                 if name not in stored:
                     stored[name] = ray.put((inputs / name).read_bytes())
-            options = {"num_cpus": self._cpus, "resources": _resources(cell, marks)}
+            options = {"num_cpus": self._cpus, "resources": resources(cell.targets, nodes)}
             files = {name: stored[name] for name in cell.files}
             reference = task.options(**options).remote(cell.as_data(), list(files), *files.values())
             waiting[reference] = cell
@@ -102,9 +115,24 @@ def _reach(address: str) -> None:
         socket.create_connection((host, int(port)), timeout=10).close()
 
 
-def _resources(cell: Cell, marks: set[str]) -> dict[str, float]:
-    """Return the marks that a node needs: those of the cell's targets that any node has."""
-    return {target: _SHARE for target in cell.targets if target in marks}
+def resources(targets: Sequence[str], nodes: Sequence[AbstractSet[str]]) -> dict[str, float]:
+    """Return the marks to ask for: those of the node that has marks of the most targets.
+
+    Only marks that one node has together: no node could take a task that asks for others.
+
+    Args:
+        targets: Of one cell.
+        nodes: Names of each living node's resources.
+    """
+    marks = [[_mark(target, node) for target in targets] for node in nodes]
+    best = max(marks, key=lambda each: len(each) - each.count(None), default=[])
+    return {mark: _SHARE for mark in best if mark is not None}
+
+
+def _mark(target: str, node: AbstractSet[str]) -> str | None:
+    """Return what says that a node has the GPU of a target; None: nothing does."""
+    known = (target, *(f"accelerator_type:{each}" for each in ACCELERATORS.get(target, ())))
+    return next((mark for mark in known if mark in node), None)
 
 
 def _run_there(
