@@ -231,6 +231,16 @@ def test_without_scripts_everything_can_be_read(browser, page_file):
     context.close()
 
 
+def test_on_paper_nothing_is_cut_off_and_nothing_waits_for_a_click(either):
+    either.emulate_media(media="print")
+    cut = """[...document.querySelectorAll("main *")].filter(e => e.clientHeight
+        && e.scrollHeight > e.clientHeight + 1 && getComputedStyle(e).overflowY !== "visible")
+        .map(e => e.className || e.tagName)"""
+    assert either.evaluate(cut) == []
+    for control in ("input[type=search]", "nav", ".zoom"):
+        assert not either.locator(control).first.is_visible()
+
+
 def test_colours_follow_the_theme(opened):
     colour = "getComputedStyle(document.body).backgroundColor"
     opened.emulate_media(color_scheme="light")
