@@ -1,11 +1,14 @@
 """Fuzzes the readers of files from strangers, guided by which of our code an input reaches.
 
     pip install '.[fuzz]' && python scripts/fuzz.py [--seconds 300] [--only recipe] [--keep FOLDER]
+                                                    [--result FILE]
 
 For the nightly mode; ``tests/test_fuzz.py`` is the part that runs with all tests. Readers of
-models, recipes, arrays and ranges share the seconds. Each may read its input or refuse it with
-one of our errors; any other exception, 20 seconds for one input, or 2 GiB of memory ends the run
-with exit code 1, and the input is kept in FOLDER; ``--only READER FILE`` reads it again.
+models, recipes, arrays, ranges and bundles share the seconds. Each may read its input or refuse it
+with one of our errors; any other exception, 20 seconds for one input, or 2 GiB of memory ends the
+run with exit code 1, and the input is kept in FOLDER; ``--only READER FILE`` reads it again.
+``--result`` writes how many inputs each reader had and what was found
+(``benchmarks/results/fuzz.json``); readers that were not asked for keep their earlier entry.
 
 Atheris (libFuzzer for Python) makes the inputs: https://github.com/google/atheris
 """
@@ -13,16 +16,22 @@ Atheris (libFuzzer for Python) makes the inputs: https://github.com/google/ather
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import os
+import platform
+import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-READERS = ("model", "recipe", "arrays", "ranges")
+READERS = ("model", "recipe", "arrays", "ranges", "bundles")
 LIMITS = (
     "-timeout=20",
     "-rss_limit_mb=2048",
@@ -34,19 +43,20 @@ LIMITS = (
 
 def seeds(reader: str) -> list[bytes]:
     """Return the good files that the inputs are made from."""
-    from test_fuzz import CACHE, GOOD, NPY, NPZ, RANGES, RECIPE
+    from test_fuzz import CACHE, GOOD, NPY, NPZ, RANGES, RECIPE, bundle_parts
 
     return {
         "model": [GOOD],
         "recipe": [RECIPE.encode()],
         "arrays": [NPY, NPZ],
         "ranges": [CACHE, RANGES],
+        "bundles": [bundle_parts()[0], bundle_parts()[1]["manifest.json"]],
     }[reader]
 
 
 def reading(reader: str, folder: Path) -> Callable[[bytes], None]:
     """Return what reads one input, as the commands do; files go into ``folder``."""
-    from test_fuzz import load_and_use, read_all
+    from test_fuzz import load_and_use, read_all, read_bundle
     from trtforge_plugins.precision import range_files
 
     from trtforge.host import Host
@@ -57,6 +67,9 @@ def reading(reader: str, folder: Path) -> Callable[[bytes], None]:
     read = {"model": load_and_use, "arrays": read_all, "ranges": range_files.read}
 
     def one(data: bytes) -> None:
+        if reader == "bundles":
+            read_bundle(data, folder)
+            return
         if reader == "recipe":
             parse(data.decode("utf-8", "replace"), host, "fuzz.yaml")
             return
@@ -92,8 +105,8 @@ def fuzz(reader: str, arguments: list[str]) -> None:
     atheris.Fuzz()
 
 
-def run(reader: str, seconds: int, keep: Path) -> int:
-    """Fuzz one reader in a process of its own and return that process's status."""
+def run(reader: str, seconds: int, keep: Path) -> dict[str, Any]:
+    """Fuzz one reader in a process of its own and return what became of it."""
     corpus = keep / reader
     corpus.mkdir(parents=True, exist_ok=True)
     for number, seed in enumerate(seeds(reader)):
@@ -101,9 +114,30 @@ def run(reader: str, seconds: int, keep: Path) -> int:
     line = [sys.executable, __file__, "--only", reader, f"-max_total_time={seconds}", *LIMITS]
     line += [f"-artifact_prefix={keep / reader}-", str(corpus)]
     print(f"{reader}: {seconds} s", flush=True)
-    return subprocess.run(
-        line, check=False, env={**os.environ, "PYTHONWARNINGS": "ignore"}
-    ).returncode
+    quiet = {**os.environ, "PYTHONWARNINGS": "ignore"}
+    done = subprocess.run(line, check=False, env=quiet, stderr=subprocess.PIPE)
+    told = done.stderr.decode(errors="replace")
+    sys.stderr.write(told)
+    count = re.search(r"number_of_executed_units:\s*(\d+)", told)
+    return {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "seconds": seconds,
+        "inputs": int(count[1]) if count else None,
+        "status": done.returncode,
+        "found": sorted(path.name for path in keep.glob(f"{reader}-*")),
+    }
+
+
+def write(result: Path, found: Mapping[str, Mapping[str, Any]]) -> None:
+    """Put what was found into ``result``, beside the readers that were fuzzed earlier."""
+    known = json.loads(result.read_text())["readers"] if result.is_file() else {}
+    packages = ("trtforge", "atheris", "onnx-ir", "numpy")
+    data = {
+        "machine": f"{os.cpu_count()} cores, {platform.machine()}",
+        "versions": {name: version(name) for name in packages},
+        "readers": {**known, **found},
+    }
+    result.write_text(json.dumps(data, indent=1) + "\n")
 
 
 def main() -> int:
@@ -113,11 +147,15 @@ def main() -> int:
     parser.add_argument("--seconds", type=int, default=300)
     parser.add_argument("--only", choices=READERS)
     parser.add_argument("--keep", type=Path, default=Path("fuzz"), metavar="FOLDER")
+    parser.add_argument("--result", type=Path, metavar="FILE")
     asked, rest = parser.parse_known_args()
     if rest and asked.only:  # libFuzzer's own arguments, or files to read again
         fuzz(asked.only, rest)
     wanted = [asked.only] if asked.only else list(READERS)
-    failed = [reader for reader in wanted if run(reader, asked.seconds // len(wanted), asked.keep)]
+    found = {reader: run(reader, asked.seconds // len(wanted), asked.keep) for reader in wanted}
+    if asked.result:
+        write(asked.result, found)
+    failed = [reader for reader, outcome in found.items() if outcome["status"]]
     print(f"failed: {', '.join(failed)}" if failed else "nothing was found")
     return 1 if failed else 0
 

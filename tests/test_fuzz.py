@@ -1,8 +1,8 @@
 """Files from strangers: the readers read them, or answer with one of our errors.
 
 No other exception, no hang, little memory, nothing outside of the model's folder. Each test makes
-``TRTFORGE_FUZZ_EXAMPLES`` files (default 100, some seconds each); a nightly run sets it to some
-ten thousands, and runs ``scripts/fuzz.py``.
+``TRTFORGE_FUZZ_EXAMPLES`` files (default 300, a minute for all); the nightly mode (``.ci/nightly``)
+sets it to some thousands, and runs ``scripts/fuzz.py``.
 """
 
 from __future__ import annotations
@@ -12,13 +12,16 @@ import json
 import os
 import tracemalloc
 import zipfile
+from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import onnx
 import onnx.parser
 import pytest
+from bundles import packed
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
@@ -28,13 +31,14 @@ from trtforge_plugins.tensorrt.lints import lint
 from trtforge import Request, model_file
 from trtforge.array_files import open_arrays
 from trtforge.bisection import _remembered
+from trtforge.bundle.storage import Bundle
 from trtforge.errors import TrtforgeError
 from trtforge.host import Host
 from trtforge.recipe_reader import parse
 from trtforge.weights import tensors
 
 ROOT = Path(__file__).parent.parent
-EXAMPLES = int(os.environ.get("TRTFORGE_FUZZ_EXAMPLES", "100"))
+EXAMPLES = int(os.environ.get("TRTFORGE_FUZZ_EXAMPLES", "300"))
 MEMORY = 64 * 2**20
 """Bytes that reading a file of some hundred bytes may take, the libraries' own tables included."""
 fuzzed = settings(
@@ -231,14 +235,14 @@ def test_any_text_as_a_recipe(host, text):
 # --- data --------------------------------------------------------------------------------------
 
 
-def packed(save, *arrays):
+def saved(save, *arrays):
     stream = BytesIO()
     save(stream, *arrays)
     return stream.getvalue()
 
 
-NPY = packed(np.save, np.arange(12, dtype=np.float32).reshape(3, 4))
-NPZ = packed(np.savez, np.arange(12, dtype=np.float32).reshape(3, 4))
+NPY = saved(np.save, np.arange(12, dtype=np.float32).reshape(3, 4))
+NPZ = saved(np.savez, np.arange(12, dtype=np.float32).reshape(3, 4))
 
 
 def read_all(path):
@@ -275,6 +279,66 @@ def test_a_small_model_that_claims_a_trillion_numbers(tmp_path):
     assert survives(load_and_use, tmp_path / "m.onnx") is None
 
 
+FORMS = (("zip", ".zip"), ("folder", ""))
+
+
+@lru_cache(maxsize=1)
+def bundle_parts() -> tuple[bytes, dict[str, bytes]]:
+    """Return a good bundle as one zip file, and as the files of its folder."""
+    with TemporaryDirectory() as name:
+        zipped, unpacked = (packed(Path(name, kind), "b" + end) for kind, end in FORMS)
+        files = {str(p.relative_to(unpacked)): p.read_bytes() for p in unpacked.rglob("*.*")}
+        return zipped.read_bytes(), files
+
+
+def read_bundle(data, folder):
+    """Read a bundle: of a zip file's bytes, or of a manifest beside the right files."""
+    if data.startswith(b"PK"):
+        place = folder / "b.zip"
+        place.write_bytes(data)
+    else:
+        place = folder / "b"
+        for path, content in bundle_parts()[1].items():
+            (place / path).parent.mkdir(parents=True, exist_ok=True)
+            (place / path).write_bytes(content)
+        (place / "manifest.json").write_bytes(data)
+    bundle = Bundle(place)
+    for path in bundle.manifest.by_path:
+        bundle.read(path)
+
+
+@fuzzed
+@given(st.data())
+def test_damaged_bundles(tmp_path, data):
+    zipped, files = bundle_parts()
+    good = data.draw(st.sampled_from([zipped, files["manifest.json"]]))
+    survives(read_bundle, data.draw(damaged(good)), tmp_path)
+
+
+@pytest.mark.parametrize("path", ["../outside", "/etc/passwd", "a/../../outside", "C:\\x", "a//b"])
+def test_a_bundle_that_names_files_outside_of_it(tmp_path, path):
+    (tmp_path / "outside").write_text("secret")
+    manifest = bundle_parts()[1]["manifest.json"].replace(
+        b"model/model.onnx", json.dumps(path)[1:-1].encode()
+    )
+    assert survives(read_bundle, manifest, tmp_path) is None
+    assert (tmp_path / "outside").read_text() == "secret"
+
+
+def test_a_bundle_with_an_entry_without_a_name(tmp_path):
+    """The fuzzer made one: ``ZipInfo.is_dir`` looks at the last letter of the name."""
+    stream = BytesIO()
+    with zipfile.ZipFile(stream, "w") as archive:
+        archive.writestr("x", b"")
+    data = bytearray(stream.getvalue())
+    entry, end = data.index(b"PK\x01\x02"), data.index(b"PK\x05\x06")
+    data[end + 12 : end + 16] = (end - entry - 1).to_bytes(4, "little")
+    data[entry + 28 : entry + 30] = bytes(2)
+    del data[entry + 46]
+    assert zipfile.ZipFile(BytesIO(data)).namelist() == [""]
+    assert survives(read_bundle, bytes(data), tmp_path) is None
+
+
 CACHE = b"TRT-10000-EntropyCalibration2\nx: 3c010a14\ny: 3d000000\n"
 RANGES = json.dumps({"x": [-1.0, 1.0], "y": [0, 5]}).encode()
 
@@ -300,7 +364,7 @@ def test_damaged_verdicts_of_a_search(tmp_path, data):
     assert isinstance(survives(_remembered, path, "c"), dict)
 
 
-@pytest.mark.parametrize("reader", ["model", "recipe", "arrays", "ranges"])
+@pytest.mark.parametrize("reader", ["model", "recipe", "arrays", "ranges", "bundles"])
 def test_the_script_for_the_nightly_mode_reads_its_good_files(tmp_path, reader):
     """Atheris itself is not needed for that; it changes these files."""
     spec = importlib.util.spec_from_file_location("fuzz", ROOT / "scripts" / "fuzz.py")

@@ -85,7 +85,7 @@ class ZipStorage:
         """Return every entry with its size; links and compressed entries are refused."""
         found: dict[str, int] = {}
         for info in self._zip.infolist():
-            if info.is_dir():
+            if info.filename.endswith("/"):  # is_dir() takes no name of length 0
                 continue
             if stat.S_ISLNK(info.external_attr >> 16):
                 raise BundleError(f"{info.filename!r} is a link; a bundle has none")
