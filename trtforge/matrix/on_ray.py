@@ -18,12 +18,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
 
 from trtforge.errors import EnvironmentLacks, ExitCode
 from trtforge.matrix.cells import Cell
 from trtforge.matrix.execute import Outcome, execute
 
+File: TypeAlias = npt.NDArray[np.uint8]
+"""Content of a file: Ray maps arrays into its workers, and would copy bytes."""
 RETRIES = 3
 """How often Ray starts a task anew whose worker or node died."""
 ACCELERATORS = {
@@ -81,8 +86,8 @@ class RayCluster:
         waiting = {}
         for cell in cells:
             for name in cell.files:
-                if name not in stored:
-                    stored[name] = ray.put((inputs / name).read_bytes())
+                if name not in stored:  # as an array: a worker maps it, and copies nothing
+                    stored[name] = ray.put(np.fromfile(inputs / name, np.uint8))
             options = {"num_cpus": self._cpus, "resources": resources(cell.targets, nodes)}
             files = {name: stored[name] for name in cell.files}
             reference = task.options(**options).remote(cell.as_data(), list(files), *files.values())
@@ -118,15 +123,17 @@ def _reach(address: str) -> None:
 def resources(targets: Sequence[str], nodes: Sequence[AbstractSet[str]]) -> dict[str, float]:
     """Return the marks to ask for: those of the node that has marks of the most targets.
 
-    Only marks that one node has together: no node could take a task that asks for others.
+    Only marks that one node has together: no node could take a task that asks for others. Marks
+    that somebody gave go before what Ray found.
 
     Args:
         targets: Of one cell.
         nodes: Names of each living node's resources.
     """
     marks = [[_mark(target, node) for target in targets] for node in nodes]
-    best = max(marks, key=lambda each: len(each) - each.count(None), default=[])
-    return {mark: _SHARE for mark in best if mark is not None}
+    found = [[mark for mark in each if mark is not None] for each in marks]
+    best = max(found, key=lambda each: (len(each), len({*each} & {*targets})), default=[])
+    return dict.fromkeys(best, _SHARE)
 
 
 def _mark(target: str, node: AbstractSet[str]) -> str | None:
@@ -136,22 +143,22 @@ def _mark(target: str, node: AbstractSet[str]) -> str | None:
 
 
 def _run_there(
-    data: Mapping[str, Any], names: Sequence[str], *contents: bytes
-) -> tuple[dict[str, Any], bytes]:
+    data: Mapping[str, Any], names: Sequence[str], *contents: File
+) -> tuple[dict[str, Any], File]:
     """Run a cell on the node that Ray chose; return its outcome and its run folder, packed."""
     with tempfile.TemporaryDirectory(prefix="trtforge-cell-") as scratch:
         inputs, out = Path(scratch) / "inputs", Path(scratch) / "run"
         for name, content in zip(names, contents, strict=True):
             place = inputs / name
             place.parent.mkdir(parents=True, exist_ok=True)
-            place.write_bytes(content)
+            place.write_bytes(content.data)
         outcome = execute(Cell.from_data(data), inputs, out)
         outcome = replace(outcome, machine=_node_name() or outcome.machine)
         packed = io.BytesIO()
         with tarfile.open(fileobj=packed, mode="w") as archive:
             if out.is_dir():
                 archive.add(out, arcname=".")
-        return vars(outcome), packed.getvalue()
+        return vars(outcome), np.frombuffer(packed.getbuffer(), np.uint8)
 
 
 def _node_name() -> str:
