@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from trtforge.graph import constant
+from trtforge.graph import constant_tensor
 
 if TYPE_CHECKING:
     from trtforge.artifacts import Array
@@ -181,7 +181,7 @@ def infer(node: ir.Node, opset: int) -> None:
 
 
 def _small(value: ir.Value) -> onnx.TensorProto | None:
-    array = constant(value)
-    if array is None or array.size > _SMALL:
+    held = None if value.is_graph_input() else constant_tensor(value)
+    if held is None or held.size > _SMALL:  # asked first: reading a large one takes time
         return None
-    return ir.serde.serialize_tensor(ir.tensor(array, name=value.name))
+    return ir.serde.serialize_tensor(ir.tensor(np.asarray(held.numpy()), name=value.name))
