@@ -1,6 +1,6 @@
 """Time, memory and accuracy of post-training INT8 quantization, beside other tools.
 
-    python benchmarks/calibration.py [--models resnet50,bert,minilm,digits] [--rounds 3]
+    python benchmarks/calibration.py [--models resnet50,bert,minilm,digits,digits-1347] [--rounds 3]
         [--modelopt PYTHON]     # an interpreter with nvidia-modelopt[onnx], for its cases
         [--peer-rounds 1]       # other tools, which take most of the time, in the first rounds only
         [--flat]                # memory of ResNet-50 (64 x 64 images) at 32 and at 2048 samples
@@ -42,8 +42,11 @@ import numpy as np
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULT = ROOT / "benchmarks" / "results" / "calibration.json"
-SAMPLES = {"resnet50": (32, 8), "bert": (32, 8), "minilm": (64, 8), "digits": (256, 64)}
-"""Calibration samples and batch size of each model."""
+SAMPLES = {
+    "resnet50": (32, 8), "bert": (32, 8), "minilm": (64, 8), "digits": (256, 64),
+    "digits-1347": (1347, 64),
+}  # fmt: skip
+"""Calibration samples and batch size of each model; digits also with all training images."""
 EVALUATED = 64
 PAGE = ROOT / "docs" / "calibration.md"
 HEADING = "## Measured"
@@ -70,10 +73,12 @@ def make(name: str, folder: Path, samples: int) -> None:
 
     size = 64 if name == "resnet50-64" else 224
     bert = models.BertSize(6, 512, 8, 2048, 8192, 128)
-    if name == "digits":
+    if name.startswith("digits"):
         model = onnx.load(demo.MODEL)
         with np.load(demo.CALIBRATION) as seen, np.load(demo.TEST) as unseen:
             data, held_out = {"image": seen["image"]}, {"image": unseen["image"]}
+        if samples > len(data["image"]):
+            data = {"image": training_digits(samples)}
     elif name == "minilm":
         model = models.minilm()
         texts = ROOT / "benchmarks" / "data"
@@ -91,6 +96,15 @@ def make(name: str, folder: Path, samples: int) -> None:
     ir.save(loaded, folder / "model.onnx")
     np.savez(folder / "calibration.npz", **{k: v[:samples] for k, v in data.items()})
     np.savez(folder / "evaluation.npz", **{k: v[:EVALUATED] for k, v in held_out.items()})
+
+
+def training_digits(count: int) -> np.ndarray[Any, np.dtype[Any]]:
+    """Return the first ``count`` images [N,1,8,8] that ``scripts/make_demo.py`` trains on."""
+    from sklearn.datasets import load_digits
+
+    images: np.ndarray[Any, np.dtype[Any]] = load_digits().images[:, None]
+    order = np.random.default_rng(0).permutation(len(images))
+    return (images[order[:count]] / 16).astype(np.float32)
 
 
 def images(count: int, size: int, seed: int) -> Arrays:
