@@ -13,6 +13,7 @@ from layer_dumps import build_dumps
 from onnx import numpy_helper
 from trtforge_plugins.clean import InferShapes
 from trtforge_plugins.convert import JoinHeads
+from trtforge_plugins.convert.towers import tower_ends
 from trtforge_plugins.engine_layers import parse_layers
 
 from trtforge.testing import apply, check_pass, run_model
@@ -147,6 +148,37 @@ def test_attentions_with_one_input_stay_apart() -> None:
     before.graph.output.append(onnx.helper.make_tensor_value_info("y2", 1, ["a", "b", "c", "d"]))
     after, count, _ = joined(before)
     assert (count, products(after)) == (2, 2)
+
+
+def test_the_last_attentions_of_encoders_side_by_side_stay() -> None:
+    """As in CLIP: joined, TensorRT would run them at once, each with scratch memory of its own."""
+    layer = attention()
+    two = onnx.compose.merge_models(
+        onnx.compose.add_prefix(layer, "image_"), onnx.compose.add_prefix(layer, "text_"), io_map=[]
+    )
+    after, count, notes = joined(two)
+    assert (count, products(after)) == (0, products(two))
+    assert notes == ["left alone: it is the last attention of one of several encoders"] * 2
+
+
+@pytest.mark.parametrize(
+    ("nodes", "ends"),
+    [
+        ("a = Softmax (x)  b = Softmax (a)  c = Softmax (b)", ""),
+        ("a = Softmax (x)  b = Softmax (a)  c = Softmax (y)  o = Add (b, c)", "bc"),
+        ("a = Softmax (x)  b = Softmax (y)  both = MatMul (b, a)  c = Softmax (both)", ""),
+        ("a = Softmax (x)  b = Neg (x)  c = Softmax (b)", ""),
+    ],
+    ids=["one stack", "two encoders", "an encoder and its decoder", "branches of one input"],
+)
+def test_towers(nodes: str, ends: str) -> None:
+    graph = ir.from_onnx_text(
+        f"""<ir_version: 10, opset_import: ["" : 18]>
+        g (float[2,2] x, float[2,2] y) => (float[2,2] c) {{ {nodes} }}"""
+    ).graph
+    attentions = [node for node in graph if node.op_type == "Softmax"]
+    found = {node.outputs[0].name for node in tower_ends(graph, attentions)}
+    assert found == set(ends)
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from trtforge_plugins.convert.builder import Builder
 from trtforge_plugins.convert.facts import attribute
 from trtforge_plugins.convert.heads import Projection, attention_of, turned_by
 from trtforge_plugins.convert.stacked_key import exchange_last_axes
+from trtforge_plugins.convert.towers import tower_ends
 
 _OPSET = 14  # first whose Reshape can be told that a size of 0 is meant
 
@@ -35,6 +36,10 @@ class JoinHeads(Pass):
     the type in common: queries, keys and values, also where keys and values have fewer heads, or
     the keys and values of a cross-attention. A single product that is cut into them before its
     Transposes, or as a stack, is cut by heads instead.
+
+    Of several encoders side by side, as in CLIP, the last attention of each stays as it is:
+    TensorRT-RTX runs the joined product of one beside that of another on a second stream, which
+    takes 8 MiB of scratch memory more.
     """
 
     name: ClassVar[str] = "join-heads"
@@ -46,8 +51,12 @@ class JoinHeads(Pass):
         version, count = opset(model), 0
         names: Names | None = None  # gathering them takes a look at every value
         for graph in list(graphs(model)):
-            for group in _groups(graph):
+            found = _groups(graph)
+            ends = tower_ends(graph, (attention for attention, _ in found))
+            for attention, group in found:
                 reason = f"it needs opset {_OPSET}" if version < _OPSET else _why_not(group)
+                if attention in ends:
+                    reason = "it is the last attention of one of several encoders"
                 if reason is not None:
                     ctx.note(label(group[0].product), f"left alone: {reason}")
                     continue
@@ -57,16 +66,20 @@ class JoinHeads(Pass):
         return count
 
 
-def _groups(graph: ir.Graph | ir.Function) -> list[list[Projection]]:
-    """Return what can become one product, in the order of the graph."""
-    found: dict[Hashable, list[Projection]] = {}
+def _groups(graph: ir.Graph | ir.Function) -> list[tuple[ir.Node, list[Projection]]]:
+    """Return what can become one product, and for which attention, in the order of the graph."""
+    found: dict[Hashable, tuple[ir.Node, list[Projection]]] = {}
     for node in graph:
         each = Projection.find(node) if is_op(node, "MatMul") else None
         attention = None if each is None else attention_of(each)
         if each is not None and attention is not None:
             key = (attention, node.inputs[0], each.size, each.weight.dtype)
-            found.setdefault(key, []).append(each)
-    return [group for group in found.values() if sum(len(each.pieces) for each in group) > 1]
+            found.setdefault(key, (attention, []))[1].append(each)
+    return [
+        (attention, group)
+        for attention, group in found.values()
+        if sum(len(each.pieces) for each in group) > 1
+    ]
 
 
 def _why_not(group: Sequence[Projection]) -> str | None:
