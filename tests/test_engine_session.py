@@ -6,6 +6,8 @@ No GPU was used: what CUDA and TensorRT themselves do is not shown here.
 import ast
 import inspect
 import io
+from contextlib import nullcontext
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from fake_tensorrt import DeviceArray, FakeDevice, FakeTensorRT, Spec
 from trtforge_plugins.tensorrt import adapter, cuda_device, loaded_engine, opening
 from trtforge_plugins.tensorrt.backend import TensorRT
 from trtforge_plugins.tensorrt.engine_session import EngineSession, handle_of
+from trtforge_plugins.tensorrt.engine_validity import CAUSES, refuse_invalid
 from trtforge_plugins.tensorrt.events import Listener
 from trtforge_plugins.tensorrt.loaded_engine import LoadedEngine
 
@@ -251,6 +254,31 @@ def test_the_real_library_refuses_what_is_no_engine():
         LoadedEngine(trt, listener, b"vtrt" + bytes(200), host_code=False)
     assert listener.errors
     assert listener.errors[0] in str(caught.value)
+    with pytest.raises(StepError, match="TensorRT refuses the engine: its bytes are damaged"):
+        LoadedEngine(trt, Listener(io.StringIO(), "ERROR"), bytes(200), host_code=False)
+
+
+def test_every_cause_that_tensorrt_can_name_has_words():
+    trt = adapter.load("tensorrt_rtx")
+    assert set(CAUSES) == set(trt.EngineInvalidityDiagnostics.__members__)
+
+
+@pytest.mark.parametrize(
+    ("validity", "bits", "message"),
+    [
+        ("VALID", 0, None),
+        ("SUBOPTIMAL", 0, None),
+        ("INVALID", 2 | 4, "this GPU's compute capability; the CUDA driver is too old for it; x\n"),
+        ("INVALID", 0, "refuses the engine: x\n"),
+    ],
+)
+def test_an_engine_that_tensorrt_calls_invalid_is_not_deserialized(validity, bits, message):
+    trt = adapter.load("tensorrt_rtx")
+    answer = (trt.EngineValidity.__members__[validity], bits)
+    runtime = SimpleNamespace(get_engine_validity=lambda _: answer)
+    with pytest.raises(StepError, match=message) if message else nullcontext():
+        refuse_invalid(trt, runtime, b"", ["x"])
+    refuse_invalid(trt, SimpleNamespace(), b"", [])  # TensorRT 10 and 11 cannot be asked
 
 
 def test_the_output_allocator_is_one_of_the_real_library():

@@ -15,6 +15,7 @@ import numpy as np
 
 from trtforge import EnvironmentLacks, StepError
 from trtforge_plugins.tensorrt.adapter import logger
+from trtforge_plugins.tensorrt.engine_validity import refuse_invalid
 from trtforge_plugins.tensorrt.events import Listener
 
 TYPES: Mapping[str, np.dtype[Any]] = {
@@ -71,6 +72,7 @@ class LoadedEngine:
         runtime = trt.Runtime(self._logger)
         if host_code:
             runtime.engine_host_code_allowed = True
+        refuse_invalid(trt, runtime, plan, self._listener.errors)
         engine = runtime.deserialize_cuda_engine(plan)
         if engine is None:
             raise StepError(f"TensorRT refuses the engine: {self._words()}")
