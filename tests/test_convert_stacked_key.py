@@ -67,11 +67,16 @@ def test_the_rule_is_skipped_on_request() -> None:
     [
         ("turned = Transpose <perm=[0,1,3,2]> (k)", "turned = Transpose <perm=[1,0,3,2]> (k)"),
         ("stack = Transpose <perm=[2,0,3,1,4]> (parts)", "stack = Relu (parts)"),
+        ("float[2,3,24] x) => (float[2,2,3,3] y)", "float[2,n,16] x) => (float[a,b,c,d] y)"),
     ],
+    ids=["other axes", "no Transpose", "two entries of open length"],
 )
 def test_other_products_are_none_of_its_business(given_as: str, instead: str) -> None:
     text = scores(batch="2", length="3").replace(given_as, instead)
     text = text.replace("float[2,2,3,3] y", "float[a,b,c,d] y")
+    if "n,16" in instead:
+        text = text.replace("{0,0,3,2,4}", "{0,0,2,2,4}")
+    assert text != scores(batch="2", length="3")
     _, count, _ = convert(text)
     assert count == 0
 

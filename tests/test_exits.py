@@ -66,7 +66,6 @@ def test_a_command_ends_in_one_place_only():
     }
     assert users("sys.exit") == {
         "cli/__init__.py 1",  # main()
-        "matrix/execute.py 1",  # the process of a cell, with 0: a failure is its outcome
     }
     assert users("os._exit") == {"trtforge/worker_process.py 1"}  # a worker whose parent is gone
     for name in ("exit", "quit", "SystemExit", "typer.Abort", "typer.BadParameter"):
