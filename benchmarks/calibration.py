@@ -355,13 +355,15 @@ def page(stored: dict[str, Any]) -> str:
         "| model | tool | time | extra memory | SQNR dB |", "|---|---|---|---|---|",
     ]  # fmt: skip
     for row in rows:
-        cells = (row.get(key, "") for key in ("wall_s_ratio", "peak_mb_ratio", "sqnr_db"))
+        cells = (row.get(key) or "-" for key in ("wall_s_ratio", "peak_mb_ratio", "sqnr_db"))
         lines.append(f"| {row['model']} | {row['tool']} | " + " | ".join(map(str, cells)) + " |")
     missed = misses(rows)
     verdict = f"missed by {len(missed)}: {'; '.join(missed)}" if missed else "met by all"
     asked = (
         "Asked for: at most 1.5 times the time for max, 1.9 for entropy and MSE; 3 times the memory"
     )
+    stopped = "; ".join(f"{row['tool']}, {row['error']}" for row in rows if "error" in row)
+    lines += ["", fill(f"`-`: stopped by an error ({stopped}).", 100)] if stopped else []
     lines += ["", fill(f"{asked}; {verdict}. {grown(stored.get('flat', []))}", 100)]
     return "\n".join(lines) + "\n"
 
