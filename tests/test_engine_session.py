@@ -167,7 +167,7 @@ def test_streams_of_any_library(stream):
 
 
 def test_torch_tensors_are_taken_by_dlpack():
-    torch = pytest.importorskip("torch")
+    torch = pytest.importorskip("torch", reason="NOT RUN: torch is not installed")
     runs, _, _ = session()
     found = runs.run({"x": torch.from_numpy(batch(2))})
     assert np.array_equal(found["y"], batch(2) + 1)
