@@ -5,7 +5,6 @@ All tests need TensorRT-RTX; without it they fail, on purpose: nothing else prov
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import subprocess
@@ -15,87 +14,12 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 import pytest
-from trtforge_plugins.tensorrt import TensorRT, adapter, backend, gpu, library
-from trtforge_plugins.tensorrt.events import Listener
-from trtforge_plugins.tensorrt.order import BuildOrder
+from tensorrt_builds import DISGUISED, FOUR, FP8, MLP, UNKNOWN_OPERATORS, build, context, files
+from trtforge_plugins.tensorrt import TensorRT, gpu, library
 
-from trtforge import (
-    BuildError,
-    ByteSize,
-    Context,
-    Engine,
-    EnvironmentLacks,
-    ExitCode,
-    Request,
-    RequestError,
-    ShapeRange,
-)
-from trtforge.options import as_data, bind
-from trtforge.targets import read_target
+from trtforge import BuildError, ByteSize, EnvironmentLacks, ExitCode, RequestError
+from trtforge.options import as_data
 from trtforge.worker import Cause, Job, Worker, WorkerFailure
-
-MLP = """
-<ir_version: 10, opset_import: ["" : 21]>
-mlp (float[N,4] x) => (float[N,2] y)
-<float[4,2] w = {1, 2, 3, 4, 5, 6, 7, 8}>
-{
-    [product] a = MatMul (x, w)
-    [act] y = Relu (a)
-}
-"""
-UNKNOWN_OPERATORS = """
-<ir_version: 10, opset_import: ["" : 21, "acme" : 1]>
-unknown (float[2,4] x) => (float[2,4] y)
-{
-    [first] a = acme.Swirl (x)
-    [fine] b = Relu (a)
-    [second] y = acme.Twirl (b)
-}
-"""
-FP8 = """
-<ir_version: 10, opset_import: ["" : 21]>
-fp8 (float[2,4] x) => (float[2,4] y)
-<float s = {0.5}>
-{
-    [quantize] q = QuantizeLinear <output_dtype = 17> (x, s)
-    [dequantize] y = DequantizeLinear (q, s)
-}
-"""
-FOUR = ("sm_80", "sm_86", "sm_89", "sm_120")
-
-
-class Silent:
-    def __init__(self):
-        self.seen = []
-
-    def update(self, label, done, total):
-        self.seen.append((label, done, total))
-
-
-def context(model, folder, *profiles, targets=("sm_86",)):
-    return Context(
-        ir.from_onnx_text(model) if isinstance(model, str) else model,
-        folder,
-        Request(
-            "nets/mlp.onnx",
-            profiles=tuple(
-                {name: ShapeRange.read(shape) for name, shape in profile.items()}
-                for profile in profiles
-            ),
-            targets=tuple(map(read_target, targets)),
-        ),
-        progress=Silent(),
-    )
-
-
-def build(model, folder, *profiles, targets=("sm_86",), **options):
-    ctx = context(model, folder, *profiles, targets=targets)
-    bind(TensorRT, options, "step 'tensorrt'").run(ctx)
-    return ctx.get(Engine)
-
-
-def files(folder):
-    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
 
 
 def test_one_engine_for_four_targets_with_its_figures_and_layers(tmp_path):
@@ -226,10 +150,6 @@ NAMED_LIKE_A_STANDARD_ONE = """
 g (float[2,4] x) => (float[2,4] y) { [one] y = a.Relu (x) }
 <domain: "a", opset_import: ["" : 21]> Relu (x) => (y) { y = Tanh (x) }
 """
-DISGUISED = """
-<ir_version: 10, opset_import: ["" : 21, "foo" : 1]>
-g (float[2,4] x) => (float[2,4] y) { [odd] y = foo.Relu (x) }
-"""
 
 
 @pytest.mark.parametrize(
@@ -287,49 +207,6 @@ def test_options_that_this_tensorrt_lacks_are_refused_and_not_ignored(tmp_path):
     with pytest.raises(EnvironmentLacks, match="unsupported in TensorRT-RTX"):
         build(MLP, tmp_path, {"x": "8x4"}, hardware_compatibility="ampere_plus")
     assert not (tmp_path / "engines" / "mlp.engine").exists()
-
-
-def test_a_timing_cache_is_left_alone_where_it_is_of_no_use(tmp_path):
-    ctx = context(MLP, tmp_path, {"x": "8x4"})
-    cache = tmp_path / "timing.cache"
-    cache.write_bytes(b"precious")
-    TensorRT(timing_cache=cache).run(ctx)
-    assert "keeps no timings" in ctx.notes[0].text
-    assert cache.read_bytes() == b"precious"
-
-
-@pytest.mark.filterwarnings("ignore:Use Deprecated in TensorRT-RTX")  # it has no other way
-def test_a_damaged_timing_cache_is_refused_and_kept(tmp_path):
-    """TensorRT would start a new one in its place. RTX reads none, but complains alike."""
-    ctx = context(MLP, tmp_path, {"x": "8x4"})
-    cache = tmp_path / "timing.cache"
-    cache.write_bytes(b"no timing cache" * 100)
-    ir.save(ctx.model, tmp_path / "model.onnx")
-    session = adapter.Session(adapter.load("tensorrt_rtx"), Listener(io.StringIO()))
-    assert session.parse(tmp_path / "model.onnx") == []
-    order = BuildOrder("tensorrt_rtx", "", targets=[86], timing_cache=str(cache))
-    with pytest.raises(RequestError, match="damaged, or made by another"):
-        session.build(order, ctx.progress)
-
-
-def test_a_timing_cache_is_written_whole_and_only_where_it_can_be(tmp_path):
-    ctx = context(MLP, tmp_path)
-    ten = library.Library("tensorrt", "10.16.1.11")
-    step = TensorRT(timing_cache=tmp_path / "nowhere" / "timing.cache")
-    with pytest.raises(RequestError, match="is its folder there"):
-        step._timing_cache(ten, ctx)
-    place = tmp_path / "timing.cache"
-    assert TensorRT(timing_cache=place)._timing_cache(ten, ctx) == str(place)
-    (tmp_path / "new").write_bytes(b"timings")
-    backend._put_in_place(tmp_path / "new", place)
-    assert place.read_bytes() == b"timings"
-    assert files(tmp_path) == ["new", "timing.cache"]
-
-
-@pytest.mark.parametrize("name", ["../other.engine", "..", ".hidden", "a/b", "a\0b"])
-def test_an_engine_file_outside_the_run_folder_is_refused(tmp_path, name):
-    with pytest.raises(RequestError, match="plain name"):
-        build(MLP, tmp_path, {"x": "8x4"}, file=name)
 
 
 def test_a_failed_build_leaves_the_earlier_engine(tmp_path):
@@ -402,68 +279,6 @@ def plugin_job(folder: Path) -> Job:
     return Job("tensorrt_jobs:parse_with_plugin", {"model": str(model)}, "it", folder / "log")
 
 
-# --- checking without a build ------------------------------------------------------------------
-
-
-def examine(model, folder, targets=()):
-    ctx = context(model, folder, targets=targets)
-    diagnosis = TensorRT().examine(ctx.model, ctx)
-    assert diagnosis.backend == f"tensorrt_rtx {library.find().version}"
-    assert files(folder) in ([], ["logs/tensorrt.log"])
-    return diagnosis.refused
-
-
-def test_an_examination_finds_every_refused_node_and_what_to_do(tmp_path):
-    first, second = examine(UNKNOWN_OPERATORS, tmp_path)
-    assert (first.code, first.node, first.op) == ("no-such-operator", "first", "Swirl")
-    assert first.cause == "TensorRT has no operator Swirl"
-    assert "Plugin not found" in first.evidence
-    assert "make-convertible" in first.remedy
-    assert second.node == "second"
-
-
-def test_an_examination_of_a_good_model_finds_nothing_and_needs_no_shapes(tmp_path):
-    assert examine(MLP, tmp_path) == ()
-
-
-def test_an_examination_also_finds_types_and_disguises(tmp_path):
-    (types,) = examine(FP8, tmp_path, targets=["sm_75"])
-    assert types.code == "type-of-target"
-    assert "does not build for sm_75" in types.cause
-    assert [each.code for each in examine(DISGUISED, tmp_path)] == ["misread-model"]
-
-
-EARLY_END = """
-<ir_version: 10, opset_import: ["" : 21]>
-g (float[3] x, float limit) => (float[3] y, float[n,3] all) <int64 most = {50}, bool yes = {1}>
-{
-    [search] y, all = Loop (most, yes, x) <body = turn (int64 i, bool go, float[3] a)
-        => (bool more, float[3] b, float[3] each)
-    { b = Add (a, a)  each = Exp (b)  s = ReduceSum <keepdims = 0> (b)  more = Less (s, limit) }>
-}
-"""
-
-
-def test_an_examination_finds_a_loop_whose_results_get_another_length(tmp_path):
-    (found,) = examine(EARLY_END, tmp_path)
-    assert found.code == "misread-model"
-    assert "search may end early" in found.cause
-    assert examine(EARLY_END.replace("[n,3]", "[50,3]"), tmp_path) == ()
-    steady = EARLY_END.replace("Less (s, limit)", "Identity (go)")
-    assert examine(steady, tmp_path) == ()
-
-
-def test_a_crash_of_the_parser_is_a_finding(tmp_path, monkeypatch):
-    def crashing(function: str, *facts: object, **limits: object) -> Job:
-        return Job("worker_jobs:abort", *facts, **limits)
-
-    monkeypatch.setattr("trtforge_plugins.tensorrt.backend.Job", crashing)
-    (crash,) = examine(MLP, tmp_path)
-    assert crash.code == "parser-crashed"
-    assert "the parse by TensorRT-RTX" in crash.cause
-    assert "died from SIGABRT" in crash.cause
-
-
 # --- what is installed -------------------------------------------------------------------------
 
 
@@ -474,46 +289,6 @@ def test_the_environment_names_library_and_gpu(monkeypatch):
     }
     monkeypatch.setattr(gpu, "current", lambda: gpu.Gpu("NVIDIA L4", 89, "CUDA 13.0"))
     assert TensorRT().environment()["gpu"] == "NVIDIA L4, sm_89, CUDA 13.0"
-
-
-def test_without_a_gpu_and_targets_rtx_builds_for_the_common_ones(tmp_path, monkeypatch):
-    monkeypatch.setattr(gpu, "current", lambda: None)
-    assert build(MLP, tmp_path, {"x": "8x4"}, targets=[]).targets == FOUR
-
-
-def test_without_a_gpu_tensorrt_itself_builds_nothing(monkeypatch):
-    monkeypatch.setattr(gpu, "current", lambda: None)
-    with pytest.raises(EnvironmentLacks, match="there is none") as raised:
-        TensorRT()._targets(library.Library("tensorrt", "10.16.1.11"), [], ir.from_onnx_text(MLP))
-    assert raised.value.exit_code is ExitCode.ENVIRONMENT_LACKS
-    assert "targets: [sm_86, sm_89]" in raised.value.remedy
-
-
-def test_without_targets_the_gpu_of_the_machine_is_the_target(tmp_path, monkeypatch):
-    monkeypatch.setattr(gpu, "current", lambda: gpu.Gpu("NVIDIA L4", 89, ""))
-    assert build(MLP, tmp_path, {"x": "8x4"}, targets=[]).targets == ("sm_89",)
-
-
-@pytest.mark.parametrize(
-    ("compatibility", "asked", "problem"),
-    [
-        ("none", ["sm_89"], None),
-        ("none", ["sm_86", "sm_89"], "not for sm_86"),
-        ("ampere_plus", ["sm_86", "sm_120"], None),
-        ("ampere_plus", ["sm_75"], "not for sm_75"),
-        ("same_compute_capability", ["sm_120"], "not for sm_120"),
-    ],
-)
-def test_tensorrt_itself_builds_for_the_gpu_here(monkeypatch, compatibility, asked, problem):
-    monkeypatch.setattr(gpu, "current", lambda: gpu.Gpu("NVIDIA L4", 89, ""))
-    step = TensorRT(hardware_compatibility=compatibility)
-    targets = [read_target(name) for name in asked]
-    ten = library.Library("tensorrt", "10.16.1.11")
-    if problem is None:
-        assert step._targets(ten, targets, ir.from_onnx_text(MLP)) == tuple(targets)
-    else:
-        with pytest.raises(RequestError, match=problem):
-            step._targets(ten, targets, ir.from_onnx_text(MLP))
 
 
 def test_a_missing_tensorrt_is_named_with_the_line_that_installs_it(monkeypatch):

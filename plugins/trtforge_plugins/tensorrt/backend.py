@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import re
-import secrets
-import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -16,15 +13,12 @@ import onnx_ir as ir
 
 from trtforge import (
     Backend,
-    BuildError,
     ByteSize,
     Context,
     Engine,
-    EnvironmentLacks,
     Memory,
     Progress,
     Request,
-    RequestError,
     ShapeRange,
     StepError,
     Target,
@@ -34,28 +28,25 @@ from trtforge.cache import default_root
 from trtforge.diagnosis import Diagnosis
 from trtforge.environment import this_platform
 from trtforge.runtime.session import EngineFile
-from trtforge.targets import KNOWN
 from trtforge.tuning import Tuning
 from trtforge.worker import Job, Worker, WorkerFailure
 from trtforge_plugins.engine_layers import parse_layers
 from trtforge_plugins.tensorrt import gpu
+from trtforge_plugins.tensorrt.build_files import engine_name, put_in_place, timing_cache
+from trtforge_plugins.tensorrt.build_targets import Compatibility, build_targets, gpu_name
 from trtforge_plugins.tensorrt.engine_session import EngineSession
 from trtforge_plugins.tensorrt.examination import findings
-from trtforge_plugins.tensorrt.known_failures import causes, failure, listed, remedies, sentence
+from trtforge_plugins.tensorrt.known_failures import causes, failure, refusal, remedies
 from trtforge_plugins.tensorrt.library import Library, find, installed
 from trtforge_plugins.tensorrt.lints import lint
-from trtforge_plugins.tensorrt.model_checks import check_types, prepared, takers
+from trtforge_plugins.tensorrt.model_checks import check_types, prepared
 from trtforge_plugins.tensorrt.opening import opened
 from trtforge_plugins.tensorrt.order import BuildOrder, Order, Profile
-from trtforge_plugins.tensorrt.plugin_nodes import prove_plugins, with_plugins
+from trtforge_plugins.tensorrt.plugin_nodes import Plugins, prove_plugins, with_plugins
 from trtforge_plugins.tensorrt.questions import ask, is_open
 from trtforge_plugins.tensorrt.reproduction import script
 
 Level = Literal[0, 1, 2, 3, 4, 5]
-
-COMMON = ("sm_80", "sm_86", "sm_89", "sm_120")
-"""Built for where nobody names a target and there is no GPU. Not sm_75: with it in the list,
-TensorRT-RTX 1.7 runs INT8 convolutions in another type on all of them."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +71,7 @@ class TensorRT(Backend):
     """Largest GPU memory that the search for kernels may use."""
     max_aux_streams: int | None = None
     """How many further CUDA streams the engine may use; left out: TensorRT decides."""
-    hardware_compatibility: Literal["none", "ampere_plus", "same_compute_capability"] = "none"
+    hardware_compatibility: Compatibility = "none"
     """Other GPUs that an engine of TensorRT 10 or 11 shall also run on."""
     version_compatible: bool = False
     """Let the engine run on later versions of TensorRT too."""
@@ -142,37 +133,25 @@ class TensorRT(Backend):
             EnvironmentLacks: there is no TensorRT, or none or no GPU that can do it.
         """
         library = find(self.flavor)
-        place = ctx.path("engines", self._file_name(ctx))
+        place = ctx.path("engines", engine_name(self.file, ctx.request.source))
         ready = prepared(model)
-        targets = self._targets(library, ctx.request.targets, ready)
+        targets = self._targets(library, ctx.request, ready)
         check_types(ready, targets)
         plugins = with_plugins(model, self.plugins, targets, ctx)
         if plugins.nodes:
             ready = prepared(plugins.model)
         with tempfile.TemporaryDirectory(prefix=".tensorrt-", dir=ctx.workdir) as scratch:
-            order = self._placed(self._order(library, targets, ctx.request), Path(scratch), ctx)
-            order = replace(
-                order,
-                ops=plugins.classes,
-                ahead_of_time=plugins.ahead_of_time(ctx) if library.flavor == "tensorrt" else [],
-                kernel_targets=[target.name for target in targets],
-                kernel_store=str(default_root().absolute() / "kernels"),
-                tuning=str(Tuning().root.absolute()),
-            )
+            order = _with_plugins(self._order(library, targets, ctx.request), plugins, targets, ctx)
+            order = self._placed(order, library, Path(scratch), ctx)
             answer = self._call("build", order, ready, ctx, library)
             if answer["refused"]:
-                raise _refusal(answer["refused"], library, ctx)
+                raise refusal(answer["refused"], library.title, ctx)
             if answer["failed"]:
                 raise failure(answer["failed"], answer["errors"], answer["warnings"])
-            layers = place.with_suffix(".layers.txt")
-            if answer["has_layers"]:
-                if plugins.nodes:
-                    text = Path(order.layers).read_text("utf-8", errors="replace")
-                    prove_plugins(plugins.nodes, parse_layers(text))
-                Path(order.layers).replace(layers)
+            layers = _keep_layers(order, place, plugins) if answer["has_layers"] else None
             Path(order.engine).replace(place)
             if order.timing_cache is not None:
-                _put_in_place(Path(order.timing_cache_out), Path(order.timing_cache))
+                put_in_place(Path(order.timing_cache_out), Path(order.timing_cache))
         return Engine(
             path=place,
             flavor=library.flavor,
@@ -181,11 +160,11 @@ class TensorRT(Backend):
             size=answer["size"],
             seconds=answer["seconds"],
             memory=Memory(**answer["memory"]),
-            layer_dump=layers if answer["has_layers"] else None,
+            layer_dump=layers,
             events=tuple(answer["events"]),
             cuda=library.cuda,
             platform=this_platform(),
-            gpu=_gpu_name(library),
+            gpu=gpu_name(library),
             hardware_compatibility=self.hardware_compatibility,
             version_compatible=self.version_compatible,
         )
@@ -223,7 +202,7 @@ class TensorRT(Backend):
     def reproduction(self, model: ir.Model, file: str, request: Request) -> str:
         """Return a script of its own that builds ``file`` as this step does."""
         library = find(self.flavor)
-        targets = self._targets(library, request.targets, prepared(model))
+        targets = self._targets(library, request, prepared(model))
         return script(replace(self._order(library, targets, request), model=file), library.version)
 
     def _call(
@@ -258,6 +237,9 @@ class TensorRT(Backend):
     def _fits(self, library: Library) -> bool:
         return self.flavor in ("auto", library.flavor)
 
+    def _targets(self, library: Library, request: Request, model: ir.Model) -> tuple[Target, ...]:
+        return build_targets(library, request.targets, model, self.hardware_compatibility)
+
     def _order(self, library: Library, targets: Sequence[Target], request: Request) -> BuildOrder:
         limits = {
             "WORKSPACE": self.workspace,
@@ -282,75 +264,18 @@ class TensorRT(Backend):
             max_aux_streams=self.max_aux_streams,
         )
 
-    def _placed(self, order: BuildOrder, scratch: Path, ctx: Context) -> BuildOrder:
+    def _placed(
+        self, order: BuildOrder, library: Library, scratch: Path, ctx: Context
+    ) -> BuildOrder:
         """Return ``order`` with the files that it reads and writes."""
         return replace(
             order,
             model=str(scratch / "model.onnx"),
             engine=str(scratch / "engine"),
             layers=str(scratch / "layers"),
-            timing_cache=self._timing_cache(find(self.flavor), ctx),
+            timing_cache=timing_cache(self.timing_cache, library, ctx),
             timing_cache_out=str(scratch / "timing.cache"),
         )
-
-    def _timing_cache(self, library: Library, ctx: Context) -> str | None:
-        if self.timing_cache is not None and library.flavor == "tensorrt_rtx":
-            ctx.note("", f"{library.title} keeps no timings, so timing_cache is left alone")
-            return None
-        if self.timing_cache is None:
-            return None
-        cache = self.timing_cache.absolute()
-        if not cache.parent.is_dir() or cache.is_dir():
-            raise RequestError(f"timing_cache: {cache} cannot be a file; is its folder there?")
-        return str(cache)
-
-    def _targets(
-        self, library: Library, asked: Sequence[Target], model: ir.Model
-    ) -> tuple[Target, ...]:
-        """Return the targets to build for: those asked for, else this machine's GPU.
-
-        Where there is no GPU, TensorRT-RTX builds for the common targets that take the model's
-        types.
-        """
-        if library.flavor == "tensorrt_rtx" and asked:
-            return tuple(asked)
-        device = gpu.current()
-        if device is None and library.flavor == "tensorrt_rtx":
-            return takers(model, [KNOWN[name] for name in COMMON])
-        if device is None:
-            raise EnvironmentLacks(
-                f"{library.title} builds for the GPU of this machine, and there is none",
-                remedy="name targets (`targets: [sm_86, sm_89]`) and use TensorRT-RTX, "
-                "which needs no GPU to build",
-            )
-        here = KNOWN.get(f"sm_{device.sm}") or Target(device.sm, device.name, frozenset())
-        foreign = [target for target in asked if not self._runs_on(target, here)]
-        if foreign:
-            raise RequestError(
-                f"{library.title} builds for the GPU of this machine ({here}), not for "
-                f"{', '.join(map(str, foreign))}",
-                remedy="use TensorRT-RTX, or build on such a GPU",
-            )
-        return tuple(asked) or (here,)
-
-    def _runs_on(self, target: Target, here: Target) -> bool:
-        if self.hardware_compatibility == "ampere_plus":
-            return target.sm >= 80
-        return target.sm == here.sm
-
-    def _file_name(self, ctx: Context) -> str:
-        if self.file:
-            if not re.fullmatch(r"\w[\w.+-]*", self.file):
-                raise RequestError(f"the option file is {self.file!r}; it must be a plain name")
-            return self.file
-        stem = re.sub(r"[^\w.-]+", "-", Path(ctx.request.source).stem).strip("-.")
-        return f"{stem or 'model'}.engine"
-
-
-def _gpu_name(library: Library) -> str:
-    """Return the GPU that a build ran on; TensorRT-RTX builds without one."""
-    device = gpu.current() if library.flavor == "tensorrt" else None
-    return device.name if device else ""
 
 
 class _Labelled:
@@ -363,18 +288,6 @@ class _Labelled:
         self._progress.update(f"tensorrt: {label}", done, total)
 
 
-def _put_in_place(file: Path, place: Path) -> None:
-    """Copy ``file`` to ``place``, perhaps on another disk: whole, or not at all."""
-    scratch = place.with_name(f".{place.name}.{secrets.token_hex(4)}")
-    try:
-        shutil.copyfile(file, scratch)
-        scratch.replace(place)
-    except OSError as error:
-        raise RequestError(f"{place} cannot be written: {error.strerror}") from error
-    finally:
-        scratch.unlink(missing_ok=True)
-
-
 def _triples(profile: Mapping[str, ShapeRange]) -> Profile:
     return {
         name: (list(shapes.min), list(shapes.opt), list(shapes.max))
@@ -382,13 +295,23 @@ def _triples(profile: Mapping[str, ShapeRange]) -> Profile:
     }
 
 
-def _refusal(refused: Sequence[Mapping[str, str]], library: Library, ctx: Context) -> BuildError:
-    """Note every refused node and return the error that lists all of them."""
-    for each in refused:
-        ctx.note(each["node"], each["text"])
-    known = causes(each["text"] for each in refused)
-    return BuildError(
-        f"{library.title} refuses the model:{listed([sentence(each) for each in refused])}",
-        remedy="; or ".join(dict.fromkeys(text for each in known for text in each.rule.remedies)),
-        code=known[0].rule.code if known else "refused",
+def _with_plugins(
+    order: BuildOrder, plugins: Plugins, targets: Sequence[Target], ctx: Context
+) -> BuildOrder:
+    """Return ``order`` with what the plugins among the model's nodes need."""
+    return replace(
+        order,
+        ops=plugins.classes,
+        ahead_of_time=plugins.ahead_of_time(ctx) if order.flavor == "tensorrt" else [],
+        kernel_targets=[target.name for target in targets],
+        kernel_store=str(default_root().absolute() / "kernels"),
+        tuning=str(Tuning().root.absolute()),
     )
+
+
+def _keep_layers(order: BuildOrder, engine: Path, plugins: Plugins) -> Path:
+    """Move the layer list beside ``engine``, once it proves that the plugins are in it."""
+    if plugins.nodes:
+        text = Path(order.layers).read_text("utf-8", errors="replace")
+        prove_plugins(plugins.nodes, parse_layers(text))
+    return Path(order.layers).replace(engine.with_suffix(".layers.txt"))

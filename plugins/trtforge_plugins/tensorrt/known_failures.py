@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from trtforge import BuildError, EnvironmentLacks, TrtforgeError
+from trtforge import BuildError, Context, EnvironmentLacks, TrtforgeError
 from trtforge_plugins.tensorrt.failure_rules import Rule, rules
 
 SHOWN = 20
@@ -74,6 +74,24 @@ def failure(what: str, texts: Sequence[str], warnings: Sequence[str] = ()) -> Tr
     kind = EnvironmentLacks if rule.environment else BuildError
     cause = rule.cause.format(op="a node")
     return kind(f"{what}: {cause}{listed(texts)}", remedy=remedies(rule), code=rule.code)
+
+
+def refusal(refused: Sequence[Mapping[str, Any]], title: str, ctx: Context) -> BuildError:
+    """Note each refused node and return the error that lists all of them.
+
+    Args:
+        refused: Refusals of the parser (see ``adapter.Session.parse``).
+        title: How the library calls itself.
+        ctx: Takes the notes.
+    """
+    for each in refused:
+        ctx.note(each["node"], each["text"])
+    known = causes(each["text"] for each in refused)
+    return BuildError(
+        f"{title} refuses the model:{listed([sentence(each) for each in refused])}",
+        remedy="; or ".join(dict.fromkeys(text for each in known for text in each.rule.remedies)),
+        code=known[0].rule.code if known else "refused",
+    )
 
 
 def remedies(rule: Rule) -> str:
