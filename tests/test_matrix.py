@@ -7,12 +7,14 @@ import signal
 import threading
 import time
 
+import onnx
 import pytest
 from command import trtforge
 
 from trtforge import demo
 from trtforge.errors import RecipeError, RequestError
-from trtforge.matrix.cells import Cell, read_matrix
+from trtforge.matrix import cells as matrix_cells
+from trtforge.matrix.cells import Cell, digests, read_matrix
 from trtforge.matrix.execute import Outcome
 from trtforge.matrix.local import LocalProcesses
 from trtforge.matrix.runs import run_matrix, worst
@@ -109,6 +111,22 @@ def test_what_is_done_is_not_run_again_unless_it_changed(place):
     (place / "two.onnx").write_bytes(demo.MODEL.read_bytes() + b"\x00")
     run_matrix(found, place, out, again)
     assert [name.split(".")[0] for name in again.asked] == ["two"] * 4
+
+
+def test_the_cells_of_the_largest_model_begin_first(place):
+    larger = onnx.load(demo.MODEL)
+    larger.doc_string = "more " * 1000
+    onnx.save(larger, place / "two.onnx")
+    runner = Counting()
+    run_matrix(cells(place, MATRIX), place, place / "out", runner)
+    assert [name.split(".")[0] for name in runner.asked] == ["two"] * 4 + ["one"] * 4
+
+
+def test_a_file_of_many_cells_is_read_once(place, monkeypatch):
+    found, read = cells(place, MATRIX), []
+    monkeypatch.setattr(matrix_cells, "file_digest", lambda path: read.append(path.name) or "hash")
+    assert len(set(digests(found, place).values())) == len(found)
+    assert sorted(read) == ["clean.yaml", "one.onnx", "two.onnx"]
 
 
 def test_failures_are_run_again_and_missed_requirements_are_not(place):

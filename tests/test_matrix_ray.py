@@ -9,6 +9,7 @@ import pytest
 
 from trtforge import demo
 from trtforge.errors import EnvironmentLacks
+from trtforge.evidence import read_report
 from trtforge.matrix import on_ray
 from trtforge.matrix.cells import read_matrix
 from trtforge.matrix.on_ray import RayCluster
@@ -58,6 +59,51 @@ def test_cells_run_where_their_gpu_is(cluster, place, tmp_path):
     assert (tmp_path / "out" / "digits.convert.sm_86" / "model.onnx").is_file()
 
 
+def test_nodes_that_see_the_folders_work_in_them(cluster, place, tmp_path):
+    text = "models: {digits: digits.onnx}\nrecipes: [convert]\ntargets: [sm_86]\n"
+    run_matrix(cells(place, text), place, tmp_path / "out", RayCluster(cluster.address))
+    report = read_report(tmp_path / "out" / "digits.convert.sm_86")
+    assert report.request.source == str(place / "digits.onnx")
+    assert not list((tmp_path / "out").glob(".*"))
+
+
+class Apart(RayCluster):
+    """A cluster whose nodes do not see the folders of this machine, and say so when asked."""
+
+    def _started(self, cell, place, files=()):
+        return super()._started(cell, place, files) if files else ray.put(None)
+
+
+def test_files_travel_to_nodes_that_do_not_see_them(cluster, place, tmp_path):
+    (place / "below").mkdir()
+    (place / "digits.onnx").rename(place / "below" / "digits.onnx")
+    text = "models: {digits: below/digits.onnx}\nrecipes: [convert]\ntargets: [sm_86, sm_89]\n"
+    rows = run_matrix(cells(place, text), place, tmp_path / "out", Apart(cluster.address))
+    assert [row.outcome.exit_code for row in rows] == [0, 0]
+    for row in rows:
+        report = read_report(tmp_path / "out" / row.cell)
+        assert not report.request.source.startswith(str(tmp_path))
+        assert (tmp_path / "out" / row.cell / "model.onnx").is_file()
+
+
+@pytest.mark.parametrize("change", ["content", "time", "gone", "scratch"])
+def test_a_node_that_sees_other_files_does_not_use_them(place, tmp_path, change):
+    text = "models: {digits: digits.onnx}\nrecipes: [convert]\ntargets: [sm_86]\n"
+    found, model = cells(place, text), place / "digits.onnx"
+    with on_ray._meeting_place(found, place, tmp_path / "out") as meeting:
+        assert meeting.is_seen(found[0])
+        match change:
+            case "content":
+                model.write_bytes(b"another")
+            case "time":
+                os.utime(model, ns=(1, 1))
+            case "gone":
+                model.unlink()
+            case "scratch":
+                meeting.scratch.rmdir()
+        assert not meeting.is_seen(found[0])
+
+
 @pytest.mark.parametrize(
     ("targets", "asked"),
     [
@@ -93,12 +139,12 @@ def held_at(node, place):
 
     The other node begins when that one builds: else it might take both cells.
     """
-    own, building = on_ray._run_there, place / "building"
+    own, building, cache = on_ray._run_there, place / "building", str(place / "cache")
 
-    def run_there(data, names, *contents):
+    def run_there(data, place, *contents):
         from trtforge_plugins.tensorrt.backend import TensorRT
 
-        os.environ["TRTFORGE_CACHE"] = str(place / "cache")
+        os.environ["TRTFORGE_CACHE"] = cache
         build = TensorRT.build
 
         def build_for_ever(self, model, ctx):
@@ -110,7 +156,7 @@ def held_at(node, place):
             TensorRT.build = build_for_ever
         while not building.exists() and TensorRT.build is build:
             time.sleep(0.05)
-        return own(data, names, *contents)
+        return own(data, place, *contents)
 
     return run_there
 

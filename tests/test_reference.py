@@ -1,5 +1,8 @@
 """The reference runs what ONNX says, and says clearly what it cannot run."""
 
+import os
+from pathlib import Path
+
 import numpy as np
 import onnx
 import onnx.parser
@@ -167,6 +170,25 @@ def test_weights_in_a_data_file_may_have_any_type_and_place(tmp_path, kind):
     assert len(constants) == 2
     assert isinstance(kept.const_value, ir.ExternalTensor)
     assert isinstance(constants[0].attributes["value"].as_tensor(), ir.ExternalTensor)
+
+
+@pytest.mark.skipif(
+    not hasattr(os, "sched_setaffinity") or len(os.sched_getaffinity(0)) < 2,
+    reason="NOT RUN: needs Linux and two cores",
+)
+def test_threads_stay_on_the_cores_that_the_process_may_use():
+    """By itself, ONNX Runtime binds a thread to each core of the machine."""
+    allowed = os.sched_getaffinity(0)
+    tasks = Path("/proc/self/task")
+    before = set(tasks.iterdir())
+    try:
+        os.sched_setaffinity(0, {min(allowed)})
+        reference = Reference(model(ADD), provider="cpu")
+        made = set(tasks.iterdir()) - before
+        assert all(os.sched_getaffinity(int(each.name)) == {min(allowed)} for each in made)
+        del reference
+    finally:
+        os.sched_setaffinity(0, allowed)
 
 
 def test_unoptimized_and_threads_are_accepted():

@@ -1,14 +1,17 @@
 """Content-addressed storage: nothing damaged is ever served."""
 
+import os
+
 import numpy as np
 import onnx_ir as ir
 import pytest
 
 import trtforge as tf
+from trtforge import store
 from trtforge.artifact_file import ArtifactFiles
 from trtforge.cache import known_artifacts
 from trtforge.errors import CacheError
-from trtforge.store import Blobs, atomic_file, freeze, thaw
+from trtforge.store import Blobs, atomic_file, file_digest, freeze, thaw
 
 TWO_WEIGHTS = """
 <ir_version: 10, opset_import: ["" : 20]>
@@ -26,6 +29,19 @@ def model_with_weights(seed=0):
     model.graph.register_initializer(w)
     model.graph.node(0).replace_input_with(1, w)
     return model
+
+
+def test_a_file_is_hashed_again_only_after_it_changed(tmp_path, monkeypatch):
+    hashed, file, blobs = [], tmp_path / "engine", Blobs(tmp_path / "blobs")
+    monkeypatch.setattr(store, "file_digest", lambda path: hashed.append(path) or file_digest(path))
+    file.write_bytes(b"one")
+    first = blobs.put_file(file)
+    assert blobs.put_file(file) == first
+    assert len(hashed) == 1
+    file.write_bytes(b"two")
+    os.utime(file, ns=(1, 1))  # a coarse clock may not have moved since
+    second = blobs.put_file(file)
+    assert [blobs.read(first), blobs.read(second)] == [b"one", b"two"]
 
 
 def store_weights(blobs, frozen):

@@ -66,6 +66,13 @@ def platform_name(system: str, machine: str) -> str:
     return f"{system.lower()}-{processors.get(machine.lower(), machine.lower())}"
 
 
+def usable_cores() -> int:
+    """Return how many cores this process may use: a container or a matrix may allow it fewer."""
+    if hasattr(os, "sched_getaffinity"):  # Linux has it
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def this_platform() -> str:
     """Return the system and processor of this machine: ``linux-x86_64``."""
     return platform_name(platform.system(), platform.machine())

@@ -21,6 +21,7 @@ import numpy as np
 import onnx_ir as ir
 
 from trtforge import frozen_inputs, io_adapter, model_file
+from trtforge.environment import usable_cores
 from trtforge.errors import (
     DataError,
     EnvironmentLacks,
@@ -64,7 +65,7 @@ class Reference:
         provider: ``auto`` takes CUDA where it works, else the CPU.
         optimize: Whether ONNX Runtime may optimize the graph.
         prepack: Whether it may lay weights out anew: slower to start, faster to run.
-        threads: Threads within one operator; None: one per CPU core.
+        threads: Threads within one operator; None: one per CPU core that this process may use.
         trace: Where ONNX Runtime's profiler writes its events; None: it is off.
 
     Raises:
@@ -243,12 +244,21 @@ def _session_options(chosen: _Options) -> Any:
     if chosen.trace:
         options.enable_profiling = True
         options.profile_file_prefix = chosen.trace
-    options.intra_op_num_threads = chosen.threads or 0
+    options.intra_op_num_threads = chosen.threads or _own_threads()
     options.add_session_config_entry("session.disable_quant_qdq", "1")
     options.add_session_config_entry("session.disable_prepacking", "01"[not chosen.prepack])
     # Two sessions are compared in turn: threads of the idle one must not spin.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return options
+
+
+def _own_threads() -> int:
+    """Return the number of threads; 0: ONNX Runtime shall choose.
+
+    It then binds a thread to each core of the machine, also to those this process may not use.
+    """
+    cores = usable_cores()
+    return 0 if cores == os.cpu_count() else cores
 
 
 def _start(model: ir.Model, provider: str, chosen: _Options) -> Any:

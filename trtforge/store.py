@@ -1,22 +1,22 @@
 """Content-addressed files: weights, models and artifacts of finished steps.
 
-A blob's name is the BLAKE2b hash of its content, so a damaged one is noticed when it is read.
+A blob's name is the BLAKE3 hash of its content, so a damaged one is noticed when it is read.
 Everything is written to a temporary name and renamed; concurrent runs may share a store.
 """
 
 from __future__ import annotations
 
 import errno
-import hashlib
 import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
+
+from blake3 import blake3
 
 from trtforge.errors import CacheError, EnvironmentLacks, RequestError, TrtforgeError
 
@@ -24,19 +24,25 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
 CHUNK = 2**22
+_READ = 2**18
+_LENGTH = 20
+"""Bytes of a hash."""
 INLINE_BYTES = 1024
 """Weights up to this size stay inside the model file."""
 
 
 def digest(data: bytes) -> str:
     """Return the hash of ``data`` in hexadecimal."""
-    return hashlib.blake2b(data, digest_size=20).hexdigest()
+    return blake3(data).hexdigest(length=_LENGTH)
 
 
 def file_digest(path: Path) -> str:
     """Return the hash of a file's content, read in chunks."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, partial(hashlib.blake2b, digest_size=20)).hexdigest()
+    content, buffer = blake3(), memoryview(bytearray(_READ))
+    with path.open("rb", buffering=0) as file:
+        while count := file.readinto(buffer):
+            content.update(buffer[:count])
+    return content.hexdigest(length=_LENGTH)
 
 
 @contextmanager
@@ -77,6 +83,7 @@ class Blobs:
         self.root = root
         self.trusted = True
         """Whether what is there need not be written again."""
+        self._keys: dict[tuple[int, ...], str] = {}  # of files that were stored, by their state
 
     def path(self, key: str) -> Path:
         """Return where the blob ``key`` lies, or would lie."""
@@ -95,13 +102,21 @@ class Blobs:
         return self.put(digest(data), lambda file: file.write(data))
 
     def put_file(self, path: Path) -> str:
-        """Store a copy of the file at ``path`` and return its key."""
+        """Store a copy of the file at ``path`` and return its key.
+
+        A file that is as it was when it was stored is not read again: each step that follows a
+        build would hash the engine.
+        """
+        stat = path.stat()
+        state = (stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
+        if state not in self._keys:
+            self._keys[state] = file_digest(path)
 
         def copy(file: IO[bytes]) -> None:
             with path.open("rb") as source:
                 shutil.copyfileobj(source, file, CHUNK)
 
-        return self.put(file_digest(path), copy)
+        return self.put(self._keys[state], copy)
 
     def checked(self, key: str) -> Path:
         """Return the path of the blob ``key`` after comparing its content with its name.

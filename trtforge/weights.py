@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx_ir as ir
+from blake3 import blake3
 
 from trtforge.graph import graphs
 
@@ -109,7 +109,7 @@ def exchanged(model: ir.Model, swap: Exchange) -> Iterator[None]:
 def tensor_digest(tensor: ir.TensorProtocol) -> str:
     """Return a name for type, shape and content of ``tensor``: 32 hexadecimal digits.
 
-    It is the BLAKE2b (RFC 7693) of type, shape and the digests of 4 MiB chunks, which two
+    It is the BLAKE3 of type, shape and the digests of 4 MiB chunks, which two
     threads compute. Tensors of a file are read, not mapped, so that they leave no resident pages.
     The result is remembered on the tensor until its file changes.
 
@@ -121,13 +121,14 @@ def tensor_digest(tensor: ir.TensorProtocol) -> str:
     if remembered is not None and remembered[0] == state:
         digest: str = remembered[1]
         return digest
-    whole = hashlib.blake2b(digest_size=16)
+    whole = blake3()
     shape = ",".join(str(dim) for dim in tensor.shape)
     whole.update(f"{tensor.dtype.name} [{shape}]\n".encode())
     for leaf in _leaves(tensor):
         whole.update(leaf)
-    tensor.meta[_MEMO] = (state, whole.hexdigest())
-    return whole.hexdigest()
+    name = whole.hexdigest(length=16)
+    tensor.meta[_MEMO] = (state, name)
+    return name
 
 
 def _file_state(tensor: ir.TensorProtocol) -> tuple[int, ...]:
@@ -149,7 +150,7 @@ def _leaves(tensor: ir.TensorProtocol) -> Iterator[bytes]:
 
 
 def _leaf(chunk: bytes | memoryview) -> bytes:
-    return hashlib.blake2b(chunk, digest_size=32).digest()
+    return blake3(chunk).digest()
 
 
 def _byte_count(tensor: ir.TensorProtocol) -> int:
@@ -228,7 +229,7 @@ def model_digest(model: ir.Model) -> str:
     with exchanged(model, _stand_in):
         proto = ir.serde.serialize_model(model)
     text = proto.SerializeToString(deterministic=True)
-    return hashlib.blake2b(text, digest_size=16).hexdigest()
+    return blake3(text).hexdigest(length=16)
 
 
 def _stand_in(tensor: ir.TensorProtocol) -> ir.ExternalTensor:

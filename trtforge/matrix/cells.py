@@ -19,14 +19,14 @@ another machine, which gets them under the same relative paths.
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from trtforge.errors import RecipeError, RequestError
+from trtforge.store import digest, file_digest
 from trtforge.targets import read_target
 from trtforge.yaml_text import Document, read_yaml
 
@@ -82,13 +82,21 @@ class Cell:
         listed = {key: tuple(data[key]) for key in ("targets", "settings", "files")}
         return cls(**{**data, **listed})
 
-    def digest(self, folder: Path) -> str:
-        """Return a hash of what is asked and of the content of all files; equal: the same run."""
-        whole = hashlib.sha256(json.dumps(self.as_data(), sort_keys=True).encode())
-        for name in self.files:
-            with (folder / name).open("rb") as file:
-                whole.update(hashlib.file_digest(file, "sha256").digest())
-        return whole.hexdigest()
+
+def digests(cells: Iterable[Cell], folder: Path) -> dict[str, str]:
+    """Return, by each cell's name, a hash of what it asks and of its files; equal: the same run.
+
+    A file is read once, however many cells use it.
+    """
+    contents: dict[str, str] = {}
+    found = {}
+    for cell in cells:
+        for name in cell.files:
+            if name not in contents:
+                contents[name] = file_digest(folder / name)
+        asked = [cell.as_data(), [contents[name] for name in cell.files]]
+        found[cell.name] = digest(json.dumps(asked, sort_keys=True).encode())
+    return found
 
 
 def read_matrix(path: Path) -> tuple[Cell, ...]:

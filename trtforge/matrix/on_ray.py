@@ -1,4 +1,7 @@
-"""Runs cells on a Ray cluster: Ray places, retries and moves the files.
+"""Runs cells on a Ray cluster: Ray places and retries, and moves the files where it has to.
+
+A node that sees the folders of the machine that started the matrix (the same machine, or a shared
+disk) reads and writes there. Others get the files through Ray's object store.
 
 A cell goes to a node whose resources name its GPU: as the node was started,
 ``ray start --resources='{"sm_89": 1}'``, or as Ray itself finds the GPU, ``accelerator_type:L4``.
@@ -10,13 +13,18 @@ https://docs.ray.io/en/latest/ray-core/fault_tolerance/tasks.html
 
 from __future__ import annotations
 
+import gc
 import io
+import os
+import secrets
+import shutil
 import socket
 import tarfile
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import replace
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -42,6 +50,7 @@ ACCELERATORS = {
     "sm_120": ("RTX-PRO-6000",),
 }
 """Ray's names of the GPUs of each target (``ray.util.accelerators``)."""
+_SCRATCH = ".on-ray-"
 _SHARE = 0.01  # of the node's mark; the mark places, CPUs limit how many run at a time
 
 
@@ -81,32 +90,97 @@ class RayCluster:
         """Yield each cell with its outcome, when it ends; run folders are brought to ``out``."""
         ray = self._ray
         stored: dict[str, Any] = {}
-        nodes = [set(node["Resources"]) for node in ray.nodes() if node["Alive"]]
-        task = ray.remote(max_retries=RETRIES)(_run_there)
-        waiting = {}
-        for cell in cells:
-            for name in cell.files:
-                if name not in stored:  # as an array: a worker maps it, and copies nothing
-                    stored[name] = ray.put(np.fromfile(inputs / name, np.uint8))
-            options = {"num_cpus": self._cpus, "resources": resources(cell.targets, nodes)}
-            files = {name: stored[name] for name in cell.files}
-            reference = task.options(**options).remote(cell.as_data(), list(files), *files.values())
-            waiting[reference] = cell
-        while waiting:
-            (ready,), _ = ray.wait(list(waiting), num_returns=1)
-            cell = waiting.pop(ready)
-            yield cell, self._brought(ready, out / cell.name)
+        with _meeting_place(cells, inputs, out) as place:
+            waiting = {self._started(cell, place): cell for cell in cells}
+            while waiting:
+                (ready,), _ = ray.wait(list(waiting), num_returns=1)
+                cell = waiting.pop(ready)
+                try:
+                    made = ray.get(ready)
+                except ray.exceptions.RayError as error:
+                    yield cell, _given_up(error)
+                    continue
+                if made is None:  # its node does not see the folders of this machine
+                    for name in cell.files:
+                        if name not in stored:  # an array: a worker maps it, and copies nothing
+                            stored[name] = ray.put(np.fromfile(inputs / name, np.uint8))
+                    files = [stored[name] for name in cell.files]
+                    waiting[self._started(cell, place, files)] = cell
+                    continue
+                yield cell, made.brought(out / cell.name)
 
-    def _brought(self, reference: Any, folder: Path) -> Outcome:
+    def _started(self, cell: Cell, place: Place, files: Sequence[Any] = ()) -> Any:
+        """Start a cell, with or without its files, and return Ray's reference to what it makes."""
+        ray = self._ray
+        nodes = [set(node["Resources"]) for node in ray.nodes() if node["Alive"]]
+        task = ray.remote(max_retries=RETRIES)(_run_there).options(
+            num_cpus=self._cpus, resources=resources(cell.targets, nodes)
+        )
+        return task.remote(cell.as_data(), place, *files)
+
+
+def _given_up(error: Exception) -> Outcome:
+    words = str(error).strip().splitlines()
+    why = f"Ray gave it up after {RETRIES} retries: {words[0] if words else error!r}"
+    return Outcome(int(ExitCode.ENVIRONMENT_LACKS), 0.0, "", why, RETRIES + 1)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Folders of the machine that started the matrix, which a node may see as well."""
+
+    inputs: Path
+    scratch: Path
+    """Run folders come to be here: its name is new, so a node that has it sees the same disk."""
+    files: Mapping[str, tuple[int, int]]
+    """Size and time of change, in nanoseconds, of each file of the matrix."""
+
+    def is_seen(self, cell: Cell) -> bool:
+        """Whether this node sees the files of ``cell`` and may write run folders."""
         try:
-            data, packed = self._ray.get(reference)
-        except self._ray.exceptions.RayError as error:
-            words = str(error).strip().splitlines()
-            why = f"Ray gave it up after {RETRIES} retries: {words[0] if words else error!r}"
-            return Outcome(int(ExitCode.ENVIRONMENT_LACKS), 0.0, "", why, RETRIES + 1)
-        with tarfile.open(fileobj=io.BytesIO(packed)) as archive:
-            archive.extractall(folder, filter="data")
-        return Outcome(**data)
+            seen = all(_look(self.inputs / name) == self.files[name] for name in cell.files)
+        except OSError:
+            return False
+        return seen and os.access(self.scratch, os.W_OK)
+
+
+@dataclass(frozen=True)
+class Made:
+    """What a worker made of a cell."""
+
+    outcome: Mapping[str, Any]
+    folder: Path | None
+    """Run folder on the disk that both see."""
+    packed: File | None = None
+    """Run folder as a tar file."""
+
+    def brought(self, target: Path) -> Outcome:
+        """Put the run folder in its place and return the outcome."""
+        if self.folder is not None and self.folder.is_dir():
+            self.folder.rename(target)
+        if self.packed is not None:
+            with tarfile.open(fileobj=io.BytesIO(self.packed.data)) as archive:
+                archive.extractall(target, filter="data")
+        return Outcome(**self.outcome)
+
+
+@contextmanager
+def _meeting_place(cells: Sequence[Cell], inputs: Path, out: Path) -> Iterator[Place]:
+    """Make a folder for the run folders of nodes that see it, and remove it at the end."""
+    for left in out.glob(f"{_SCRATCH}*"):  # by a command that was killed
+        shutil.rmtree(left, ignore_errors=True)
+    scratch = (out / f"{_SCRATCH}{secrets.token_hex(8)}").absolute()
+    scratch.mkdir(parents=True)
+    files = {name: _look(inputs / name) for cell in cells for name in cell.files}
+    try:
+        yield Place(inputs.absolute(), scratch, files)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _look(file: Path) -> tuple[int, int]:
+    stat = file.stat()
+    return stat.st_size, stat.st_mtime_ns
 
 
 def _reach(address: str) -> None:
@@ -142,23 +216,38 @@ def _mark(target: str, node: AbstractSet[str]) -> str | None:
     return next((mark for mark in known if mark in node), None)
 
 
-def _run_there(
-    data: Mapping[str, Any], names: Sequence[str], *contents: File
-) -> tuple[dict[str, Any], File]:
-    """Run a cell on the node that Ray chose; return its outcome and its run folder, packed."""
+def _run_there(data: Mapping[str, Any], place: Place, *contents: File) -> Made | None:
+    """Run a cell on the node that Ray chose.
+
+    Without ``contents``, those of the cell's files, only where the node sees ``place``; else None.
+    """
+    cell = Cell.from_data(data)
+    if not contents:
+        if not place.is_seen(cell):
+            return None
+        folder = place.scratch / f"{cell.name}-{secrets.token_hex(4)}"  # a dead worker's is another
+        return Made(_executed(cell, place.inputs, folder), folder)
     with tempfile.TemporaryDirectory(prefix="trtforge-cell-") as scratch:
         inputs, out = Path(scratch) / "inputs", Path(scratch) / "run"
-        for name, content in zip(names, contents, strict=True):
-            place = inputs / name
-            place.parent.mkdir(parents=True, exist_ok=True)
-            place.write_bytes(content.data)
-        outcome = execute(Cell.from_data(data), inputs, out)
-        outcome = replace(outcome, machine=_node_name() or outcome.machine)
-        packed = io.BytesIO()
-        with tarfile.open(fileobj=packed, mode="w") as archive:
-            if out.is_dir():
-                archive.add(out, arcname=".")
-        return vars(outcome), np.frombuffer(packed.getbuffer(), np.uint8)
+        for name, content in zip(cell.files, contents, strict=True):
+            file = inputs / name
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(content.data)
+        return Made(_executed(cell, inputs, out), None, _packed(out))
+
+
+def _executed(cell: Cell, inputs: Path, out: Path) -> dict[str, Any]:
+    outcome = execute(cell, inputs, out)
+    gc.collect()  # a build process lasts as long as the step that started it
+    return vars(replace(outcome, machine=_node_name() or outcome.machine))
+
+
+def _packed(folder: Path) -> File:
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w") as archive:
+        if folder.is_dir():
+            archive.add(folder, arcname=".")
+    return np.frombuffer(packed.getbuffer(), np.uint8)
 
 
 def _node_name() -> str:

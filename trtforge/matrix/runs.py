@@ -12,7 +12,7 @@ from typing import Protocol
 
 from trtforge.errors import ExitCode, RequestError
 from trtforge.evidence import read_report
-from trtforge.matrix.cells import Cell
+from trtforge.matrix.cells import Cell, digests
 from trtforge.matrix.execute import Outcome
 from trtforge.store import atomic_file, write_error
 
@@ -85,24 +85,30 @@ def _run(
     tell: Callable[[Row, int, int], None],
 ) -> tuple[Row, ...]:
     _claim(out)
-    digests = {cell.name: cell.digest(inputs) for cell in cells}
+    hashes = digests(cells, inputs)
     rows: dict[str, Row] = {}
     for cell in cells:
-        known = _earlier(out / cell.name, digests[cell.name])
+        known = _earlier(out / cell.name, hashes[cell.name])
         if known:
             rows[cell.name] = _row(cell, known, out, earlier=True)
             tell(rows[cell.name], len(rows), len(cells))
         else:
             shutil.rmtree(out / cell.name, ignore_errors=True)
-    todo = [cell for cell in cells if cell.name not in rows]
+    todo = _largest_first([cell for cell in cells if cell.name not in rows], inputs)
     for cell, outcome in runner.outcomes(todo, inputs, out) if todo else ():
-        _remember(out / cell.name, digests[cell.name], outcome)
+        _remember(out / cell.name, hashes[cell.name], outcome)
         rows[cell.name] = _row(cell, outcome, out, earlier=False)
         _write(out, [rows[each.name] for each in cells if each.name in rows])
         tell(rows[cell.name], len(rows), len(cells))
     found = tuple(rows[cell.name] for cell in cells)
     _write(out, found)
     return found
+
+
+def _largest_first(cells: Sequence[Cell], inputs: Path) -> list[Cell]:
+    """Return the cells by the size of their files: a long one that starts last is waited for."""
+    sizes = {name: (inputs / name).stat().st_size for cell in cells for name in cell.files}
+    return sorted(cells, key=lambda cell: -sum(sizes[name] for name in cell.files))
 
 
 def worst(rows: Sequence[Row]) -> ExitCode:

@@ -8,7 +8,6 @@ another.
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING
 import onnx_ir as ir
 
 from trtforge import Batches, DataError
+from trtforge.environment import usable_cores
 from trtforge.file_feeds import FileFeeds
 from trtforge.reference import CUDA, Provider, Reference
 
@@ -64,7 +64,7 @@ def observe(
     direct = [str(value.name) for value in tensors if value in inputs]
     fetched = {value: dtype for value, dtype in tensors.items() if value not in inputs}
     parts = _Parts(model, batches, start)
-    cores = os.cpu_count() or 1
+    cores = usable_cores()
     runs = min(2, cores) if parts.several else 1
     threads = cores // runs if runs > 1 else None
     with _only_outputs(model, fetched):
