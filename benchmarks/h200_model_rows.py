@@ -1,6 +1,7 @@
 """Times one network of ``h200_models.py``: every tool's models, and torch.compile.
 
-    python benchmarks/h200_model_rows.py {warm,measure} NAME FOLDER [compile]
+    python benchmarks/h200_model_rows.py warm NAME PRECISION
+    python benchmarks/h200_model_rows.py measure NAME FOLDER [--compile] [--skip N] [--launches]
 
 ``measure`` prints a row as JSON in each line, ``warm`` fills torch.compile's cache on disk. Without
 a GPU it takes the CPU and its clock, so that the script can be tried.
@@ -8,19 +9,19 @@ a GPU it takes the CPU and its clock, so that the script can be tried.
 
 from __future__ import annotations
 
+import argparse
 import gc
 import json
-import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from h200_model_files import OPS, PRECISIONS, TOOLS, architecture, inputs
-from h200_model_sessions import MODES, Bound, Mode, Outputs, compiled, used_memory
+from h200_model_judge import differs, error
+from h200_model_sessions import MODES, Bound, Mode, compiled, used_memory
 
 from trtforge.timing_statistics import interval
 
@@ -30,14 +31,9 @@ if TYPE_CHECKING:
 
 PEERS = ("raw", "onnxsim", "onnxslim")
 COMPILED = "torch.compile"
-BATCHES = (1, 32)
+CASES = tuple((batch, precision) for batch in (1, 32) for precision in PRECISIONS)
+"""The rows of a network, in the order in which they are measured."""
 ROUNDS, ROUND_SECONDS = 25, 0.01
-# Largest difference of an output from the raw model's, in shares of its largest value: float32
-# without TF32 but in another order of sums; Q/DQ: such a difference turns into steps of 1/127,
-# which later layers carry on. In float16 a model may be at most twice as far from the float32
-# outputs as the raw float16 model is, or within float16's own step.
-NEAR = {"float32": 1e-3, "qdq": 5e-2}
-HALF_STEP = 2.0**-10
 
 
 class Network:
@@ -82,51 +78,56 @@ def _everything_on_device() -> Iterator[None]:
         torch.set_default_device("cpu")
 
 
-def measure(name: str, work: Path, *, compile_too: bool) -> Iterator[dict[str, Any]]:
-    """Yield a row for each precision and batch."""
-    network = Network(name)
-    for batch in BATCHES:
-        feeds, truth = network.at(batch)
-        exact = None
-        for precision in PRECISIONS:
-            folder = work / f"{name}.{precision}"
-            head = {"model": name, "precision": precision, "batch": batch}
-            if not (folder / "failed.json").is_file():
-                yield {**head, "reason": "no such model: its preparation failed"}
-                continue
-            row = Row(network, precision, folder, feeds, truth)
-            if exact is None:
-                exact = row.outputs.get("raw")
-            yield {**head, **row.measured(exact or {}, compile_too=compile_too)}
-            del row
-            gc.collect()
+def measure(name: str, options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Yield a row for each case from ``options.skip`` on."""
+    network, feeds, truth, known = Network(name), {}, {}, 0
+    for index, (batch, precision) in enumerate(CASES[options.skip :]):
+        if batch != known:
+            (feeds, truth), known = network.at(batch), batch
+        folder = options.folder / f"{name}.{precision}"
+        head = {"model": name, "precision": precision, "batch": batch}
+        if not (folder / "failed.json").is_file():
+            yield {**head, "reason": "no such model: its preparation failed"}
+            continue
+        modes = MODES[-1:] if options.launches and not index else MODES
+        row = Row(network, precision, folder, (feeds, truth), modes)
+        yield {**head, **row.measured(compile_too=options.compile)}
+        del row
+        gc.collect()
 
 
 class Row:
-    """All tools' models of one precision and batch."""
+    """All tools' models of one precision and batch.
+
+    Args:
+        network: The module.
+        precision: One of ``PRECISIONS``.
+        folder: Where the models are.
+        data: Inputs, and torch's outputs in float32.
+        modes: How they may be run, the most wanted first.
+    """
 
     def __init__(
         self,
         network: Network,
         precision: str,
         folder: Path,
-        feeds: Mapping[str, Tensor],
-        truth: Mapping[str, Tensor],
+        data: tuple[Mapping[str, Tensor], Mapping[str, Tensor]],
+        modes: Sequence[Mode],
     ) -> None:
         self.network, self.precision, self.folder = network, precision, folder
-        self.feeds, self.truth = feeds, truth
+        self.feeds, self.truth = data
         self.failed: dict[str, str] = json.loads((folder / "failed.json").read_text())
-        self.notes: list[str] = []
-        self.mode, self.bound = self._bind()
-        self.outputs = {tool: bound.outputs() for tool, bound in self.bound.items()}
+        self.notes = [] if len(modes) > 1 else ["capturing it ended the process"]
+        self.mode, self.bound = self._bind(modes)
 
-    def _bind(self) -> tuple[Mode, dict[str, Bound]]:
+    def _bind(self, modes: Sequence[Mode]) -> tuple[Mode, dict[str, Bound]]:
         """Start every tool's model in the first mode that takes all that run at all."""
-        for mode in MODES:
+        self._runs("raw")  # loads kernels, for which the first one would pay
+        for mode in modes:
             found = {}
             for tool in (tool for tool in TOOLS if tool not in self.failed):
                 try:
-                    self._start("raw", mode)  # loads what the first one would pay for
                     found[tool] = self._start(tool, mode)
                 except Exception as error:  # noqa: BLE001  # that a model does not run is the result
                     reason = " ".join(str(error).split())[:300]
@@ -151,16 +152,11 @@ class Row:
         shapes = {name: tuple(value.shape) for name, value in self.truth.items()}
         return Bound(self.folder / f"{tool}.onnx", self.feeds, shapes, mode)
 
-    def measured(self, exact: Outputs, *, compile_too: bool) -> dict[str, Any]:
-        """Return the row: times, memory, differences.
-
-        Args:
-            exact: The outputs of the raw float32 model.
-            compile_too: Whether torch.compile takes part.
-        """
+    def measured(self, *, compile_too: bool) -> dict[str, Any]:
+        """Return the row: times, memory, differences; with those of torch.compile, if wanted."""
         runs: dict[str, Callable[[], Any]] = {t: self.bound[t] for t in TOOLS if t in self.bound}
         memory = {tool: bound.memory for tool, bound in self.bound.items()}
-        outputs = dict(self.outputs)
+        outputs = {tool: bound.outputs() for tool, bound in self.bound.items()}
         if compile_too and self.precision != "qdq":
             before = used_memory()
             try:
@@ -173,40 +169,18 @@ class Row:
                 outputs[COMPILED] = {n: v.float().cpu().numpy() for n, v in found.items()}
         operators = {tool: bound.operators for tool, bound in self.bound.items()}
         mine = operators.get("trtforge")
+        exact = {name: value.cpu().numpy() for name, value in self.truth.items()}
         return {
             "run as": str(self.mode),
             "notes": self.notes,
             "failed": self.failed,
             "differs": differs(self.precision, outputs, exact),
+            "error": {t: round(error(found, exact), 6) for t, found in outputs.items()},
             "nodes": {tool: sum(counts.values()) for tool, counts in operators.items()},
             "same nodes": [t for t in PEERS if operators.get(t) == mine],
             "memory": memory,
             **times(runs),
         }
-
-
-def distance(found: Outputs, expected: Outputs) -> float:
-    """Return the largest difference, in shares of each output's largest value."""
-    worst = 0.0
-    for name, right in expected.items():
-        here = found[name].astype(np.float64)
-        if here.shape != right.shape or not np.array_equal(np.isfinite(here), np.isfinite(right)):
-            return float("inf")
-        wide = np.nan_to_num(right.astype(np.float64))
-        error = np.abs(np.nan_to_num(here) - wide).max(initial=0.0)
-        worst = max(worst, float(error / (np.abs(wide).max(initial=0.0) or 1.0)))
-    return worst
-
-
-def differs(precision: str, outputs: Mapping[str, Outputs], exact: Outputs) -> dict[str, float]:
-    """Return whose outputs are too far from the raw model's, and how far."""
-    if precision == "float16":
-        far = {tool: distance(found, exact) for tool, found in outputs.items()}
-        allowed = max(2 * far["raw"], HALF_STEP)
-    else:
-        far = {tool: distance(found, outputs["raw"]) for tool, found in outputs.items()}
-        allowed = NEAR[precision]
-    return {tool: each for tool, each in far.items() if not each <= allowed}
 
 
 def times(runs: Mapping[str, Callable[[], Any]]) -> dict[str, Any]:
@@ -264,20 +238,30 @@ def _milliseconds(run: Callable[[], Any], count: int) -> float:
     return float(first.elapsed_time(last)) / count
 
 
-def warm(name: str) -> None:
-    """Compile for every precision and batch, so that ``measure`` finds the kernels on disk."""
+def warm(name: str, precision: str) -> None:
+    """Compile for every batch, so that ``measure`` finds the kernels on disk."""
     network = Network(name)
-    for batch in BATCHES:
+    for batch in dict(CASES):
         feeds, _ = network.at(batch)
-        for precision in ("float32", "float16"):
-            network.compiled(feeds, precision)
+        network.compiled(feeds, precision)
 
 
 def main() -> None:
     """Do the job of the command line."""
     import torch
 
-    job, name, folder, *compile_too = sys.argv[1:]
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    jobs = parser.add_subparsers(dest="job", required=True)
+    warming = jobs.add_parser("warm")
+    warming.add_argument("name")
+    warming.add_argument("precision")
+    measuring = jobs.add_parser("measure")
+    measuring.add_argument("name")
+    measuring.add_argument("folder", type=Path)
+    measuring.add_argument("--compile", action="store_true", help="with torch.compile")
+    measuring.add_argument("--skip", type=int, default=0, help="rows that there are already")
+    measuring.add_argument("--launches", action="store_true", help="the first without a CUDA graph")
+    options = parser.parse_args()
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     device = "CPU"
     if torch.cuda.is_available():
@@ -285,10 +269,10 @@ def main() -> None:
         device = torch.cuda.get_device_name()
     started = time.perf_counter()
     with torch.no_grad():
-        if job == "warm":
-            warm(name)
+        if options.job == "warm":
+            warm(options.name, options.precision)
             return
-        for row in measure(name, Path(folder), compile_too=bool(compile_too)):
+        for row in measure(options.name, options):
             spent = round(time.perf_counter() - started, 1)
             print(json.dumps({**row, "device": device, "seconds": spent}), flush=True)
             started = time.perf_counter()

@@ -40,6 +40,11 @@ class Mode:
 MODES = (Mode(graph=True), Mode(graph=True, fixed=True), Mode(graph=False))
 """Tried in this order."""
 
+NOT_FOR_GPUS = ["WeightBiasQuantization"]
+"""Turned off for all models: ONNX Runtime quantizes biases to INT32 before it knows the provider.
+The CUDA provider has no kernel for DequantizeLinear of INT32, so such nodes would go to the CPU, a
+copy in front of each convolution, and the model could not be captured."""
+
 
 class Bound:
     """A model in ONNX Runtime, its inputs and outputs bound to torch's memory.
@@ -70,7 +75,9 @@ class Bound:
             for name, size in _sizes(path, feeds).items():
                 options.add_free_dimension_override_by_name(name, size)
         names, settings = _providers(mode)
-        self.session = onnxruntime.InferenceSession(str(path), options, names, settings)
+        self.session = onnxruntime.InferenceSession(
+            str(path), options, names, settings, disabled_optimizers=NOT_FOR_GPUS
+        )
         assert self.session.get_providers() == names, "a provider did not start"
         self.operators = _operators(optimized)
         self.options = onnxruntime.RunOptions()
@@ -152,8 +159,9 @@ def compiled(module: nn.Module, feeds: Mapping[str, Tensor], precision: str) -> 
     """Return the compiled module as a function that runs it once, to the end."""
     import torch
 
+    module = copy.deepcopy(module)  # so that its weights count as memory of this one
     if precision == "float16":
-        module = copy.deepcopy(module).half()
+        module = module.half()
         feeds = {n: t.half() if t.is_floating_point() else t for n, t in feeds.items()}
     torch._dynamo.reset()  # noqa: SLF001  # torch documents no other way to compile anew
     function = torch.compile(module, dynamic=False)
@@ -189,5 +197,6 @@ def used_memory() -> int:
     if not torch.cuda.is_available():
         return 0
     torch.cuda.synchronize()
+    torch.cuda.empty_cache()  # what torch keeps for later is not in use
     free, total = torch.cuda.mem_get_info()
     return int(total - free)

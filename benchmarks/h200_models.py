@@ -40,7 +40,8 @@ from queue import Empty, Queue
 from typing import Any
 
 from h200_model_files import OPS, PRECISIONS
-from h200_model_rows import COMPILED, PEERS
+from h200_model_picture import draw, title
+from h200_model_rows import CASES, COMPILED, PEERS
 
 HERE = Path(__file__).resolve().parent
 RESULT = HERE / "results" / "h200_models.json"
@@ -84,12 +85,15 @@ def prepare(names: list[str], options: argparse.Namespace) -> int:
 def warm(names: list[str], options: argparse.Namespace) -> int:
     """Compile the modules with torch; what fails is told when it is measured."""
 
-    def one(turn: tuple[int, str]) -> None:
-        index, name = turn
-        start("h200_model_rows.py", "warm", name, "-", gpu=index % _gpus())
+    def one(turn: tuple[int, tuple[str, str]]) -> None:
+        index, case = turn
+        _, reason = start("h200_model_rows.py", "warm", *case, gpu=index % _gpus())
+        print(*case, reason or "compiled", f"{time.monotonic() - begun:.0f} s", flush=True)
 
+    begun = time.monotonic()
+    cases = [(name, precision) for name in names for precision in ("float32", "float16")]
     with ThreadPoolExecutor(options.jobs) as pool:
-        list(pool.map(one, enumerate(names)))
+        list(pool.map(one, enumerate(cases)))
     return 0
 
 
@@ -121,21 +125,36 @@ def measure(names: list[str], options: argparse.Namespace) -> int:
     with ThreadPoolExecutor(_gpus()) as pool:
         list(pool.map(work, range(_gpus())))
     rows.sort(key=_place)
-    picture(rows, options.out.with_suffix(".svg"))
+    draw(rows, options.out.with_suffix(".svg"))
     print(json.dumps(summarize(rows), indent=1))
     return int(any(row.get("differs") for row in rows))
 
 
 def _rows(name: str, gpu: int, end: float, options: argparse.Namespace) -> list[dict[str, Any]]:
-    left = min(LIMIT, end - time.monotonic())
-    if left <= 0:
-        return [{"model": name, "reason": "not measured: the time was up"}]
-    compiling = ["compile"] if options.compile else []
-    lines, reason = start(
-        "h200_model_rows.py", "measure", name, str(options.work), *compiling, gpu=gpu, limit=left
-    )
-    found = [json.loads(each) for each in lines if each.startswith("{")]
-    return found + ([{"model": name, "reason": reason}] if reason else [])
+    """Return the rows of a network; where its process ends early, another one goes on.
+
+    ONNX Runtime ends the process where it fails to capture a graph half-way: the row is measured
+    again without one.
+    """
+    rows: list[dict[str, Any]] = []
+    ended = ""
+    while len(rows) < len(CASES):
+        batch, precision = CASES[len(rows)]
+        head = {"model": name, "precision": precision, "batch": batch}
+        left = min(LIMIT, end - time.monotonic())
+        if left <= 0:
+            return [*rows, {**head, "reason": "not measured: the time was up"}]
+        more = ["--skip", str(len(rows)), *(["--compile"] if options.compile else [])]
+        lines, reason = start(
+            "h200_model_rows.py", "measure", name, str(options.work), *more,
+            *(["--launches"] if ended else []), gpu=gpu, limit=left,
+        )  # fmt: skip
+        found = [json.loads(each) for each in lines if each.startswith("{")]
+        rows += found
+        if not found and ended:
+            rows.append({**head, "reason": ended})
+        ended = reason if found or not ended else ""
+    return rows
 
 
 def _place(row: dict[str, Any]) -> tuple[int, str, int]:
@@ -167,11 +186,6 @@ def summarize(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 def _mean(ratios: list[float]) -> float | None:
     return round(exp(sum(map(log, ratios)) / len(ratios)), 4) if ratios else None
-
-
-def title(row: dict[str, Any]) -> str:
-    """Return what a row is called."""
-    return " ".join(str(row[key]) for key in ("model", "precision", "batch") if key in row)
 
 
 def line(row: dict[str, Any]) -> str:
@@ -217,34 +231,6 @@ def _versions(*packages: str) -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
-
-
-def picture(rows: list[dict[str, Any]], path: Path) -> None:
-    """Draw trtforge's speed beside the others', a bar for each row."""
-    import matplotlib as mpl
-
-    mpl.use("svg")
-    from matplotlib import pyplot as plt
-
-    timed = [row for row in rows if "ratio" in row]
-    figure, axes = plt.subplots(figsize=(9, 0.3 * len(timed) + 1.2), layout="constrained")
-    shown = (("best", "#0072b2", "best of raw, onnxsim, OnnxSlim"), (COMPILED, "#e69f00", COMPILED))
-    for index, (peer, colour, label) in enumerate(shown):
-        bars = [row["ratio"].get(row["best"] if peer == "best" else peer) for row in timed]
-        kept = [(place, bar) for place, bar in enumerate(bars) if bar is not None]
-        axes.barh(
-            [place + 0.4 * index for place, _ in kept], [bar[0] for _, bar in kept], 0.4,
-            label=f"beside {label}", color=colour,
-            xerr=[[b[0] - b[1] for _, b in kept], [b[2] - b[0] for _, b in kept]],
-            error_kw={"linewidth": 0.8},
-        )  # fmt: skip
-    places = [place + 0.2 for place in range(len(timed))]
-    axes.set_yticks(places, [title(row) for row in timed], fontsize=7)
-    axes.axvline(1, color="black", linewidth=0.8)
-    axes.set_xlabel("speed of trtforge's model under ONNX Runtime (CUDA); above 1 is faster")
-    axes.invert_yaxis()
-    axes.legend(loc="lower right")
-    figure.savefig(path)
 
 
 def main() -> int:

@@ -84,6 +84,31 @@ def attention(  # each argument is one way in which exports differ
     return ir.to_proto(known)
 
 
+def quantized(model: onnx.ModelProto, by_column: str = "qkv") -> onnx.ModelProto:
+    """The same with INT8 matrices: a scale for each column, or for the others one for all."""
+    graph, nodes = model.graph, []
+    held = {tensor.name: tensor for tensor in graph.initializer}
+    for part in "qkv":
+        array = numpy_helper.to_array(held[f"w{part}"])
+        scale = np.abs(array).max(axis=0 if part in by_column else None) / np.float32(127)
+        numbers = {f"i{part}": np.round(array / scale).astype(np.int8), f"s{part}_": scale}
+        graph.initializer.remove(held[f"w{part}"])
+        graph.initializer.extend(numpy_helper.from_array(*each[::-1]) for each in numbers.items())
+        nodes.append(onnx.helper.make_node("DequantizeLinear", list(numbers), [f"w{part}"], axis=1))
+    step = numpy_helper.from_array(np.float32(0.03), "step")
+    zero = numpy_helper.from_array(np.int8(0), "zero")
+    graph.initializer.extend([step, zero])
+    nodes += [
+        onnx.helper.make_node("QuantizeLinear", ["given", "step", "zero"], ["small"]),
+        onnx.helper.make_node("DequantizeLinear", ["small", "step", "zero"], ["x"]),
+    ]
+    graph.node.remove(graph.node[0])
+    rest = list(graph.node)
+    del graph.node[:]
+    graph.node.extend([*nodes, *rest])
+    return ir.to_proto(apply(InferShapes(), model)[0])
+
+
 def products(model: onnx.ModelProto) -> int:
     """Return the number of products with a matrix."""
     fixed = {tensor.name for tensor in model.graph.initializer}
@@ -123,6 +148,21 @@ def test_outputs_are_the_same_for_all_sizes(  # noqa: PLR0917  # hypothesis give
     feeds = {"given": np.random.default_rng(0).standard_normal((*sizes, DEPTH), np.float32)}
     found, expected = run_model(after, feeds), run_model(before, feeds)
     # a wider matrix may add its terms in another order: some roundings of float32
+    assert_close([found["y"]], [expected["y"]], rtol=1e-5, atol=1e-6)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.sets(st.sampled_from("qkv")), st.sampled_from(["qkv", "qv", ""]), st.booleans())
+def test_quantized_matrices_are_joined_with_their_scales(
+    by_column: set[str], biases: str, fewer: bool
+) -> None:
+    before = quantized(attention(biases=biases, fewer=fewer), "".join(by_column))
+    after, count, notes = joined(before)
+    kinds = [node.op_type for node in after.graph.node]
+    assert (count, notes) == (1, [])
+    assert (kinds.count("MatMul"), kinds.count("DequantizeLinear")) == (3, 2)
+    feeds = {"given": np.random.default_rng(0).standard_normal((2, 3, DEPTH), np.float32)}
+    found, expected = run_model(after, feeds), run_model(before, feeds)
     assert_close([found["y"]], [expected["y"]], rtol=1e-5, atol=1e-6)
 
 
@@ -201,10 +241,11 @@ def test_what_stays(changed: dict[str, object], note: str) -> None:
 def test_engines_have_fewer_layers() -> None:
     """Each form loses the kernels that add a bias and transpose for queries, keys and values."""
     models = {}
-    for form in (SEPARATE, CUT, STACK):
-        before = attention(form)
+    attentions = {form: attention(form) for form in (SEPARATE, CUT, STACK)}
+    attentions["quantized"] = quantized(attention())
+    for form, before in attentions.items():
         models[f"{form} before"] = (before, ("SM89",))
         models[f"{form} after"] = (joined(before)[0], ("SM89",))
     dumps = {name: len(parse_layers(text).layers) for name, text in build_dumps(models).items()}
-    for form in (SEPARATE, CUT, STACK):
+    for form in attentions:
         assert dumps[f"{form} after"] < dumps[f"{form} before"], (form, dumps)

@@ -71,3 +71,20 @@ def test_an_old_opset_is_left_alone() -> None:
     _, count, notes = apply(MergeViews(), onnx.parser.parse_model(text))
     assert count == 0
     assert "opset 13" in notes[0].text
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.permutations(["batch", "4", "5"]), st.integers(0, 3))
+def test_a_target_that_is_computed_from_sizes_becomes_a_constant(
+    order: list[str], split: int
+) -> None:
+    """Whatever is known of the result: one size may be open, or be the same one of the source."""
+    places = {"batch": 0, "4": 1, "5": 2}
+    parts = [f"d{places[dim]}" for dim in order]
+    parts.insert(split, "ones")
+    dims = ["1" if part == "ones" else order[parts.index(part) - (parts.index(part) > split)]
+            for part in parts]  # fmt: skip
+    sizes = " ".join(f"d{axis} = Shape <start = {axis}, end = {axis + 1}> (x)" for axis in range(3))
+    body = f"{sizes} target = Concat <axis = 0> ({', '.join(parts)}) y = Reshape (x, target)"
+    after, count = merged(written(body, "int64[1] ones = {1}", f"float[{', '.join(dims)}] y"))
+    assert (count, len(after.graph)) == (1, 1)

@@ -23,7 +23,8 @@ class MergeViews(Pass):
 
     A Transpose that moves axes of length 1 alone counts as a Reshape. PyTorch's exporters write
     such chains for ``x[:, ::2, 1::2]`` and for windows that are as large as the picture; each node
-    is a kernel of its own in a runtime that does not fuse.
+    is a kernel of its own in a runtime that does not fuse. The target of a Reshape that is computed
+    from sizes becomes a constant where the declared shapes settle it.
     """
 
     name: ClassVar[str] = "merge-views"
@@ -41,6 +42,7 @@ class MergeViews(Pass):
                 count += _merge_slice(node)
             moved = _reshape_instead(node) if is_op(node, "Transpose") else None
             count += moved is not None
+            count += _settle_target(node) if is_op(node, "Reshape") else 0
             if moved is not None or is_op(node, "Reshape"):
                 count += _skip_reshape(moved or node)
         return count
@@ -113,6 +115,29 @@ def _reshape_instead(node: ir.Node) -> ir.Node | None:
     reshape = ir.node("Reshape", (source, shape), name=node.name)
     replace(node, reshape.outputs, [reshape])
     return reshape
+
+
+def _settle_target(node: ir.Node) -> int:
+    """Give a Reshape to a computed shape that shape as a constant, if it is known well enough."""
+    (source, target), (result,) = node.inputs, node.outputs
+    if target is None or constant(target) is not None or result.shape is None:
+        return 0
+    sizes = [dim if isinstance(dim, int) else -1 for dim in result.shape]
+    if 0 in sizes:
+        return 0
+    before = () if source is None or source.shape is None else source.shape
+    if sizes.count(-1) > 1:
+        for axis, (old, new) in enumerate(zip(before, result.shape, strict=False)):
+            if isinstance(new, ir.SymbolicDim) and new.value is not None and old == new:
+                sizes[axis] = 0  # as large as the same dimension of what is reshaped
+    if sizes.count(-1) > 1:
+        return 0
+    graph = node.graph
+    assert isinstance(graph, ir.Graph)  # noqa: S101  # rewrite() looked
+    node.attributes.pop("allowzero", None)
+    array = np.array(sizes, np.int64)
+    node.replace_input_with(1, add_initializer(graph, f"{label(node)}_shape", array))
+    return 1
 
 
 def _target(dims: Sequence[int | ir.SymbolicDim]) -> list[int] | None:

@@ -8,9 +8,10 @@ from itertools import accumulate
 
 import onnx_ir as ir
 
-from trtforge.graph import constant, constant_tensor, is_op, scalar
+from trtforge.graph import constant, is_op, scalar
 from trtforge_plugins.convert.builder import rank
 from trtforge_plugins.convert.facts import attribute, axis_of, declared_size
+from trtforge_plugins.convert.matrices import Matrix, fixed
 
 _HEADS_FIRST, _TURNED, _STACK_FIRST = (0, 2, 1, 3), (0, 2, 3, 1), (2, 0, 3, 1, 4)
 _NEAR = 64  # nodes between a product and the Softmax of its attention; rotations have about twenty
@@ -35,7 +36,7 @@ class Projection:
 
     product: ir.Node
     add: ir.Node | None
-    weight: ir.TensorProtocol
+    weight: Matrix
     bias: ir.TensorProtocol | None
     width: int
     """Columns of the matrix."""
@@ -49,10 +50,10 @@ class Projection:
     @classmethod
     def find(cls, product: ir.Node) -> Projection | None:
         """Return the projection that ``product`` computes, if it is one."""
-        held = _fixed(product.inputs[1])
-        if held is None or len(held.shape) != 2 or rank(product.inputs[0]) != 3:
+        weight = Matrix.find(product.inputs[1])
+        if weight is None or rank(product.inputs[0]) != 3:
             return None
-        width = int(held.shape.numpy()[1])
+        width = weight.width
         add, bias = _bias(product.outputs[0], width)
         parts = _parts((add or product).outputs[0], width)
         found = [_pieces(part, columns, product.inputs[0]) for part, columns in parts.items()]
@@ -60,16 +61,12 @@ class Projection:
         if not known or len(known) < len(found) or len({size for size, _ in known}) > 1:
             return None
         pieces = tuple(piece for _, pieces in known for piece in pieces)
-        return cls(product, add, held, bias, width, known[0][0], parts, pieces)
+        return cls(product, add, weight, bias, width, known[0][0], parts, pieces)
 
     @property
     def flat(self) -> ir.Value:
         """The result, with the bias, before it is cut or reshaped."""
         return (self.add or self.product).outputs[0]
-
-
-def _fixed(value: ir.Value | None) -> ir.TensorProtocol | None:
-    return None if value is None or value.is_graph_input() else constant_tensor(value)
 
 
 def _readers(value: ir.Value) -> list[ir.Node]:
@@ -85,7 +82,7 @@ def _bias(result: ir.Value, width: int) -> tuple[ir.Node | None, ir.TensorProtoc
         return None, None
     (add,) = readers
     other = add.inputs[1] if add.inputs[0] is result else add.inputs[0]
-    held = _fixed(other)
+    held = fixed(other)
     fits = held is not None and len(held.shape) == 1 and held.shape[0] == width
     return (add, held) if fits else (None, None)
 

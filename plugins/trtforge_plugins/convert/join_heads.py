@@ -16,6 +16,7 @@ from trtforge_plugins.clean.names import Names, add_constant
 from trtforge_plugins.convert.builder import Builder
 from trtforge_plugins.convert.facts import attribute
 from trtforge_plugins.convert.heads import Projection, attention_of, turned_by
+from trtforge_plugins.convert.matrices import joined
 from trtforge_plugins.convert.stacked_key import exchange_last_axes
 from trtforge_plugins.convert.towers import tower_ends
 
@@ -33,9 +34,11 @@ class JoinHeads(Pass):
     Transpose, or of a stack ``[3, batch, heads, length, size]``, it moves before the product again.
 
     Products are joined that belong to one attention and have their input, the size of a head and
-    the type in common: queries, keys and values, also where keys and values have fewer heads, or
+    the types in common: queries, keys and values, also where keys and values have fewer heads, or
     the keys and values of a cross-attention. A single product that is cut into them before its
-    Transposes, or as a stack, is cut by heads instead.
+    Transposes, or as a stack, is cut by heads instead. Matrices behind a DequantizeLinear of their
+    own are joined as they are stored, each column with its scale; a quantized layer of BERT has 14
+    kernels instead of 17.
 
     Of several encoders side by side, as in CLIP, the last attention of each stays as it is:
     TensorRT-RTX runs the joined product of one beside that of another on a second stream, which
@@ -73,7 +76,7 @@ def _groups(graph: ir.Graph | ir.Function) -> list[tuple[ir.Node, list[Projectio
         each = Projection.find(node) if is_op(node, "MatMul") else None
         attention = None if each is None else attention_of(each)
         if each is not None and attention is not None:
-            key = (attention, node.inputs[0], each.size, each.weight.dtype)
+            key = (attention, node.inputs[0], each.size, each.weight.kind)
             found.setdefault(key, (attention, []))[1].append(each)
     return [
         (attention, group)
@@ -128,17 +131,17 @@ def _product(
     """Return the product with all matrices of ``group`` side by side, and its bias."""
     name = "+".join(label(each.product) for each in group)
 
-    def constant(what: str, parts: Sequence[ir.TensorProtocol]) -> ir.Value:
-        own = names.fresh(f"{name}_{what}")
-        return add_constant(graph, group[0].product, own, side_by_side(parts, own))
+    def add(what: str, tensor: ir.TensorProtocol) -> ir.Value:
+        tensor.name = names.fresh(f"{name}_{what}")
+        return add_constant(graph, group[0].product, tensor.name, tensor)
 
-    weight = constant("weight", [each.weight for each in group])
+    weight = joined([each.weight for each in group], build, add)
     value = build.op("MatMul", group[0].product.inputs[0], weight)
     if all(each.bias is None for each in group):
         return value
     zero = group[0].weight.dtype.numpy()
     biases = [each.bias or ir.tensor(np.zeros(each.width, zero)) for each in group]
-    return build.op("Add", value, constant("bias", biases))
+    return build.op("Add", value, add("bias", side_by_side(biases, "bias")))
 
 
 def _shapes(each: Projection, build: Builder) -> list[tuple[ir.Value, ir.Value]]:
