@@ -1,7 +1,4 @@
-"""Reads NumPy files that nobody vouches for: no pickle, no more memory than the rows asked for.
-
-NumPy itself is imported where it is used: commands that only look at recipes start without it.
-"""
+"""Reads NumPy files that nobody vouches for: no pickle, no more memory than the rows asked for."""
 
 from __future__ import annotations
 
@@ -23,7 +20,10 @@ from trtforge import DataError
 from trtforge.quantities import format_bytes
 
 if TYPE_CHECKING:
-    from trtforge.artifacts import Array
+    Array = np.ndarray[Any, np.dtype[Any]]
+else:
+    Array = Any
+    """The store, which reads the annotations of artifacts, tells an array by its value."""
 
 _LONGEST_HEADER = 10_000
 """As numpy's own limit."""

@@ -9,16 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Literal
 
+from trtforge.array_files import Array as Array  # noqa: PLC0414  # handed on to steps
 from trtforge.file_feeds import FileFeeds
-
-if TYPE_CHECKING:
-    import numpy as np
-
-    Array = np.ndarray[Any, np.dtype[Any]]
-else:
-    Array = Any
 
 
 @dataclass(frozen=True)

@@ -6,16 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, overload
+from typing import Any, overload
 
-from trtforge.array_files import RowReader, open_arrays
-
-if TYPE_CHECKING:
-    import numpy as np
-
-    Array = np.ndarray[Any, np.dtype[Any]]
-else:
-    Array = Any
+from trtforge.array_files import Array, RowReader, open_arrays
 
 
 @dataclass(frozen=True)

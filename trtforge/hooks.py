@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import pluggy
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from trtforge.context import Context
-    from trtforge.host import Component
+    from trtforge.ops import CustomOp
     from trtforge.steps import Step
+
+    Component: TypeAlias = type[Step | CustomOp] | Path
 
 PROJECT = "trtforge"
 

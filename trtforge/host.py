@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, is_dataclass
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias, cast
+from typing import TYPE_CHECKING, cast
 
 import pluggy
 
@@ -23,8 +23,8 @@ from trtforge.steps import Importer, Step
 
 if TYPE_CHECKING:
     from trtforge.context import Context
+    from trtforge.hooks import Component
 
-Component: TypeAlias = type[Step] | type[CustomOp] | Path
 GROUP = "trtforge"
 _KEBAB = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 _OP_NAME = re.compile(r"[A-Za-z_][\w.]*::[A-Za-z_]\w*")

@@ -10,7 +10,7 @@ from trtforge import hookimpl
 
 if TYPE_CHECKING:
     from trtforge import Context
-    from trtforge.host import Component
+    from trtforge.hooks import Component
 
 RECIPES = Path(__file__).parent / "recipes"
 

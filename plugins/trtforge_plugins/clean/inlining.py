@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import onnx_ir as ir
 
 from trtforge_plugins.clean.bodies import release
-from trtforge_plugins.clean.names import Names, add_constant
+from trtforge_plugins.clean.names import Names, add_constant, hand_over
 
 Home = ir.Graph | ir.Function
 
@@ -85,11 +85,6 @@ def take_results(node: ir.Node, results: Sequence[ir.Value], home: Home) -> None
                 copy = ir.node("Identity", [given])
                 home.insert_before(node, copy)
                 new = copy.outputs[0]
-            name, old.name = old.name, None
-            ir.convenience.replace_all_uses_with(old, new, replace_graph_outputs=True)
-            new.name = name
-            new.type, new.shape = old.type or new.type, old.shape or new.shape
-        else:
-            ir.convenience.replace_all_uses_with(old, new)
+        hand_over(old, new)
     release(node)
     home.remove(node, safe=True)

@@ -14,6 +14,7 @@ from trtforge import Context, Pass
 from trtforge.graph import label
 from trtforge.weights import tensor_digest
 from trtforge_plugins.clean.bodies import bodies
+from trtforge_plugins.clean.names import hand_over
 from trtforge_plugins.clean.randomness import random_functions, why_random
 
 Seen = ChainMap[Hashable, ir.Node]
@@ -79,19 +80,6 @@ def why_not_replaceable(node: ir.Node, first: ir.Node) -> str | None:
         if old.is_graph_output() and new.is_graph_output():
             return "both results are graph outputs"
     return None
-
-
-def hand_over(old: ir.Value, new: ir.Value) -> None:
-    """Let ``new`` take over the uses of ``old`` and, where it is a graph output, its name."""
-    if old.is_graph_output():
-        name, old.name = old.name, None
-        ir.convenience.replace_all_uses_with(old, new, replace_graph_outputs=True)
-        new.name = name
-        new.type, new.shape = old.type or new.type, old.shape or new.shape
-    else:
-        ir.convenience.replace_all_uses_with(old, new)
-        new.type, new.shape = new.type or old.type, new.shape or old.shape
-    new.metadata_props.update({**old.metadata_props, **new.metadata_props})
 
 
 def _key(node: ir.Node) -> Hashable:

@@ -133,3 +133,16 @@ def put_result(
     fresh.metadata_props.update(value.metadata_props)
     ir.convenience.replace_all_uses_with(value, fresh, replace_graph_outputs=True)
     return fresh
+
+
+def hand_over(old: ir.Value, new: ir.Value) -> None:
+    """Let ``new`` take over the uses of ``old`` and, where it is a graph output, its name."""
+    if old.is_graph_output():
+        name, old.name = old.name, None
+        ir.convenience.replace_all_uses_with(old, new, replace_graph_outputs=True)
+        new.name = name
+        new.type, new.shape = old.type or new.type, old.shape or new.shape
+    else:
+        ir.convenience.replace_all_uses_with(old, new)
+        new.type, new.shape = new.type or old.type, new.shape or old.shape
+    new.metadata_props.update({**old.metadata_props, **new.metadata_props})

@@ -10,11 +10,12 @@ from typing import ClassVar
 import numpy as np
 import onnx_ir as ir
 
-from trtforge import Context, Pass
-from trtforge.graph import constant_tensor, graphs, is_op, label, opset
+from trtforge.graph import constant_tensor, is_op
 from trtforge_plugins.clean.names import Names, add_constant
 from trtforge_plugins.convert.builder import Builder
 from trtforge_plugins.convert.facts import attribute, declared_size
+from trtforge_plugins.convert.node_pass import NodePass, Taken
+from trtforge_plugins.convert.rule import Refusal
 
 _CHANNELS_LAST = ("Conv", "MaxPool", "AveragePool")
 """Operators whose results TensorRT keeps with the channels last."""
@@ -22,7 +23,7 @@ _BETWEEN = ("Relu", "Clip", "Dropout", "Identity")
 
 
 @dataclass(frozen=True)
-class ChannelsLastRows(Pass):
+class ChannelsLastRows(NodePass):
     """Flatten with the channels last before a product, and order the rows of its matrix likewise.
 
     TensorRT-RTX 1.7.1 computes convolutions and pooling with the channels last; a Flatten of
@@ -31,25 +32,16 @@ class ChannelsLastRows(Pass):
 
     name: ClassVar[str] = "channels-last-rows"
 
-    def rewrite(self, model: ir.Model, ctx: Context) -> int:
-        """Rewrite in all graphs and functions; return the number of products."""
-        if not model.graph.opset_imports.keys() & {"", "ai.onnx"}:
-            return 0
-        count = 0
-        names: Names | None = None  # gathering them takes a look at every value
-        for graph in list(graphs(model)):
-            for node in list(graph):
-                found = _flattened(node)
-                if found is None:
-                    continue
-                reason = _why_not(node)
-                if reason is not None:
-                    ctx.note(label(node), f"left alone: {reason}")
-                    continue
-                names = names or Names(model)
-                _reorder(graph, node, found, Builder(node, opset(model), self.name), names)
-                count += 1
-        return count
+    def rewrite_node(self, node: ir.Node, build: Builder, names: Taken) -> bool | Refusal:
+        """Reorder what a product reads, and the rows of its matrix."""
+        found = _flattened(node)
+        if found is None:
+            return False
+        reason = _why_not(node)
+        if reason is not None:
+            return Refusal(reason)
+        _reorder(node, found, build, names())
+        return True
 
 
 def _flattened(node: ir.Node) -> tuple[ir.Value, tuple[int, ...]] | None:
@@ -90,17 +82,14 @@ def _why_not(node: ir.Node) -> str | None:
 
 
 def _reorder(
-    graph: ir.Graph | ir.Function,
-    node: ir.Node,
-    found: tuple[ir.Value, tuple[int, ...]],
-    build: Builder,
-    names: Names,
+    node: ir.Node, found: tuple[ir.Value, tuple[int, ...]], build: Builder, names: Names
 ) -> None:
     source, shape = found
     rank = len(shape) + 1
     turned = build.op("Transpose", source, perm=[0, *range(2, rank), 1])
     flat = build.reshape(turned, [-1, prod(shape)])
-    weight = node.inputs[1]
+    graph, weight = node.graph, node.inputs[1]
+    assert graph is not None  # noqa: S101  # the node came from a graph
     assert weight is not None  # noqa: S101  # _why_not() looked at it
     held = constant_tensor(weight)
     assert held is not None  # noqa: S101  # the same

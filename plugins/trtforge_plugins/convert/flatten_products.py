@@ -10,11 +10,12 @@ from typing import ClassVar
 import numpy as np
 import onnx_ir as ir
 
-from trtforge import Context, Pass
-from trtforge.graph import constant, constant_tensor, graphs, is_op, label, opset
+from trtforge.graph import constant, constant_tensor, is_op
 from trtforge_plugins.clean.names import Names
 from trtforge_plugins.convert.builder import RULE_KEY, Builder, rank, static_shape
 from trtforge_plugins.convert.facts import declared_size, reshape_dims
+from trtforge_plugins.convert.node_pass import NodePass, Taken
+from trtforge_plugins.convert.rule import Refusal
 
 _SPLIT_OFF = frozenset({"Elu", "Sigmoid", "Tanh"})
 _ELEMENTWISE = frozenset({
@@ -26,7 +27,7 @@ _LARGEST_TAIL = 32  # nodes; an activation that is written out has about eight
 
 
 @dataclass(frozen=True)
-class FlattenProducts(Pass):
+class FlattenProducts(NodePass):
     """Compute products with a matrix, and what follows element by element, with two dimensions.
 
     ``[batch, length, K] x [K, N]`` is the same as ``[batch * length, K] x [K, N]``. TensorRT-RTX
@@ -39,27 +40,19 @@ class FlattenProducts(Pass):
 
     name: ClassVar[str] = "flatten-products"
 
-    def rewrite(self, model: ir.Model, ctx: Context) -> int:
-        """Flatten in all graphs and functions; return the number of products."""
-        if not model.graph.opset_imports.keys() & {"", "ai.onnx"} or opset(model) < 7:
-            return 0  # before version 7 operands were broadcast by another rule
-        names: Names | None = None  # gathering them takes a look at every value
-        count = 0
-        for graph in list(graphs(model)):
-            for node in list(graph):
-                product = _Product.find(node)
-                tail = [] if product is None else list(product.tail())
-                if product is None or not product.gains(tail):
-                    continue
-                build = Builder(node, opset(model), self.name)
-                reason = product.why_not(tail, build.opset)
-                if reason is None:
-                    names = names or Names(model)
-                    product.flatten(tail, build, names)
-                    count += 1
-                else:
-                    ctx.note(label(node), f"left alone: {reason}")
-        return count
+    since: ClassVar[int] = 7  # before it operands were broadcast by another rule
+
+    def rewrite_node(self, node: ir.Node, build: Builder, names: Taken) -> bool | Refusal:
+        """Flatten a product and what follows it."""
+        product = _Product.find(node)
+        tail = [] if product is None else list(product.tail())
+        if product is None or not product.gains(tail):
+            return False
+        reason = product.why_not(tail, build.opset)
+        if reason is not None:
+            return Refusal(reason)
+        product.flatten(tail, build, names())
+        return True
 
 
 @dataclass(frozen=True)

@@ -8,15 +8,16 @@ from typing import ClassVar
 import numpy as np
 import onnx_ir as ir
 
-from trtforge import Context, Pass
-from trtforge.graph import constant, constant_tensor, graphs, is_op, label, opset
+from trtforge.graph import constant, constant_tensor, is_op
 from trtforge_plugins.convert.builder import Builder
 from trtforge_plugins.convert.facts import attribute, operand
 from trtforge_plugins.convert.make_convertible import put
+from trtforge_plugins.convert.node_pass import NodePass, Taken
+from trtforge_plugins.convert.rule import Refusal
 
 
 @dataclass(frozen=True)
-class SingleColumns(Pass):
+class SingleColumns(NodePass):
     """Write products with a matrix ``[K, 1]`` as Mul and ReduceSum along the last axis.
 
     TensorRT-RTX 1.7.1 widens such a matrix to four columns, pads the other operand to fit, and cuts
@@ -26,27 +27,26 @@ class SingleColumns(Pass):
 
     name: ClassVar[str] = "single-columns"
 
-    def rewrite(self, model: ir.Model, ctx: Context) -> int:
-        """Rewrite in all graphs and functions; return the number of products."""
-        if not model.graph.opset_imports.keys() & {"", "ai.onnx"} or opset(model) < 7:
-            return 0  # before version 7 operands were broadcast by another rule
-        count = 0
-        for graph in list(graphs(model)):
-            for node in list(graph):
-                column = _column(node)
-                if column is None:
-                    continue
-                reason = _why_not(node)
-                if reason is not None:
-                    ctx.note(label(node), f"left alone: {reason}")
-                    continue
-                build = Builder(node, opset(model), self.name)
-                value = build.op("Mul", node.inputs[0], column)
-                value = build.reduce("ReduceSum", value, [-1])
-                added = operand(node, 2)
-                put(node, [value if added is None else build.op("Add", value, added)], build)
-                count += 1
-        return count
+    since: ClassVar[int] = 7  # before it operands were broadcast by another rule
+
+    def rewrite_node(
+        self,
+        node: ir.Node,
+        build: Builder,
+        names: Taken,  # noqa: ARG002  # it adds no initializer
+    ) -> bool | Refusal:
+        """Put a sum of products in the place of a product with one column."""
+        column = _column(node)
+        if column is None:
+            return False
+        reason = _why_not(node)
+        if reason is not None:
+            return Refusal(reason)
+        value = build.op("Mul", node.inputs[0], column)
+        value = build.reduce("ReduceSum", value, [-1])
+        added = operand(node, 2)
+        put(node, [value if added is None else build.op("Add", value, added)], build)
+        return True
 
 
 def _column(node: ir.Node) -> np.ndarray | None:

@@ -11,11 +11,12 @@ import onnx_ir as ir
 from trtforge import Batches, CastTo, Context, Pass, StepError
 from trtforge.graph import constant, is_op, label, nodes, opset
 from trtforge_plugins.precision import half_range, magnitudes
-from trtforge_plugins.precision.cast_decisions import Decisions, decide
+from trtforge_plugins.precision.cast_decisions import decide
 from trtforge_plugins.precision.cast_evidence import Evidence
 from trtforge_plugins.precision.cast_islands import worth_keeping
 from trtforge_plugins.precision.cast_operators import FLOAT
 from trtforge_plugins.precision.cast_rewrite import Rewriter
+from trtforge_plugins.precision.cast_types import Decisions
 from trtforge_plugins.precision.element_types import Types, element_types
 from trtforge_plugins.precision.mask_constants import saturate_masks
 

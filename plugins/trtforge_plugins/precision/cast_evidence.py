@@ -14,7 +14,7 @@ from trtforge_plugins.precision import half_range
 from trtforge_plugins.precision.cast_operators import FLEXIBLE, FLOAT
 
 if TYPE_CHECKING:
-    from trtforge_plugins.precision.cast_decisions import Decisions
+    from trtforge_plugins.precision.cast_types import Decisions
     from trtforge_plugins.precision.element_types import Types
     from trtforge_plugins.precision.magnitudes import Magnitudes
 

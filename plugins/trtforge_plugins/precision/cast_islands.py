@@ -18,7 +18,7 @@ from trtforge_plugins.precision.cast_operators import FLEXIBLE, FLOAT, HEAVY
 from trtforge_plugins.precision.minimum_cut import INFINITE, Network
 
 if TYPE_CHECKING:
-    from trtforge_plugins.precision.cast_decisions import Decisions
+    from trtforge_plugins.precision.cast_types import Decisions
     from trtforge_plugins.precision.element_types import Types
 
 _CAST = 8

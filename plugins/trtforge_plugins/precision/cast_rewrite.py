@@ -17,7 +17,7 @@ from trtforge_plugins.precision.quantized_weights import requantize
 
 if TYPE_CHECKING:
     from trtforge.artifacts import Array
-    from trtforge_plugins.precision.cast_decisions import Decisions
+    from trtforge_plugins.precision.cast_types import Decisions
 
 Uses = dict[ir.DataType, list[tuple[ir.Node, int]]]
 

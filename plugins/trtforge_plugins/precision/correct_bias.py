@@ -55,13 +55,8 @@ class CorrectBias(Pass):
         Raises:
             StepError: the model does not run on the data, or a layer's result is NaN or infinite.
         """
-        layers = []
-        for layer in layers_to_quantize(ctx, wanted_of(ctx, self.skip, attention=self.attention)):
-            reason = _why_not(layer)
-            if reason:
-                ctx.note(layer.name, reason)
-            else:
-                layers.append(layer)
+        wanted = wanted_of(ctx, self.skip, attention=self.attention)
+        layers = layers_to_quantize(ctx, wanted, _why_not)
         if not layers:
             return 0
         found = measure(ctx, layers, [layer.rounded() for layer in layers], self.provider)

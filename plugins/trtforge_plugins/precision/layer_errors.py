@@ -7,7 +7,7 @@ memory does not grow with the data, nor with the size of the layers' results.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -198,10 +198,13 @@ class _Shadows:
         return node.outputs[0]
 
 
-def layers_to_quantize(ctx: Context, wanted: Wanted) -> list[Layer]:
+def layers_to_quantize(
+    ctx: Context, wanted: Wanted, why_not: Callable[[Layer], str | None] = lambda _: None
+) -> list[Layer]:
     """Return the layers with a constant weight that ``insert-qdq`` will quantize, in graph order.
 
-    Layers whose weight is not float32, or is read elsewhere too, are noted and left out.
+    Layers whose weight is not float32, or is read elsewhere too, are noted and left out, and so
+    are those for which ``why_not`` gives a reason.
     """
     ranges = ctx.get(Ranges).by_tensor
     writer = LinearWriter(ctx.model, _INT8, ranges)
@@ -215,7 +218,12 @@ def layers_to_quantize(ctx: Context, wanted: Wanted) -> list[Layer]:
         elif len(weight.uses()) > 1:
             ctx.note(label(point.node), "another node reads its weight too: it is left as it is")
         else:
-            found.append(Layer(point, seen.amax))
+            layer = Layer(point, seen.amax)
+            reason = why_not(layer)
+            if reason:
+                ctx.note(layer.name, reason)
+            else:
+                found.append(layer)
     return found
 
 

@@ -60,13 +60,8 @@ class RoundWeights(Pass):
         Raises:
             StepError: the model does not run on the data, or a layer's result is NaN or infinite.
         """
-        layers = []
-        for layer in layers_to_quantize(ctx, wanted_of(ctx, self.skip, attention=self.attention)):
-            reason = why_not(layer)
-            if reason:
-                ctx.note(layer.name, reason)
-            else:
-                layers.append(layer)
+        wanted = wanted_of(ctx, self.skip, attention=self.attention)
+        layers = layers_to_quantize(ctx, wanted, why_not)
         if not layers:
             return 0
         chosen = []
