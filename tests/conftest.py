@@ -1,5 +1,7 @@
 """Options of the test run, and which examples the property tests draw."""
 
+from pathlib import Path
+
 import pytest
 from hypothesis import settings
 
@@ -14,3 +16,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--update", action="store_true", help="rewrite the golden files from what the steps do now"
     )
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of the user's, with a good model in it; the cache is elsewhere."""
+    from models import CONV_RELU, parse
+
+    folder = tmp_path / "here"
+    folder.mkdir()
+    (folder / "good.onnx").write_bytes(parse(CONV_RELU).SerializeToString())
+    monkeypatch.setenv("TRTFORGE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(folder)
+    return folder

@@ -52,10 +52,10 @@ doctor.checkup
 runtime.chain runtime.engine_store
 runtime.onnx_session runtime.runner runtime.rebuild
 runtime.loading
-api cli.answers
+api cli.answers cli.options
 matrix.execute
 matrix.local matrix.on_ray matrix.runs
-cli.matrix
+cli.matrix cli.plan
 cli.export
 cli.bundles cli.check cli.doctor cli.qualify cli.look cli.models cli.runs
 cli.op_source

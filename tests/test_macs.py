@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from trtforge_plugins.macs import heavy_nodes, total_macs
 
-from trtforge import StepError
+from trtforge import RequestError
 
 
 def read(body: str, inputs: str, domains: str = "") -> ir.Model:
@@ -137,9 +137,9 @@ def test_what_is_not_known_is_not_guessed():
 
 def test_a_shape_that_contradicts_the_model_is_refused():
     model = read("y = MatMul (a, b)", "float[N,4] a, float[4,5] b")
-    with pytest.raises(StepError, match=r"input 'a': shape \[3, 7\] does not fit \[N,4\]"):
+    with pytest.raises(RequestError, match=r"input 'a': shape \[3, 7\] does not fit \[N,4\]"):
         heavy_nodes(model, {"a": (3, 7)})
-    with pytest.raises(StepError, match="does not fit"):
+    with pytest.raises(RequestError, match="does not fit"):
         heavy_nodes(model, {"a": (3, 4, 1)})
 
 

@@ -21,7 +21,7 @@ from trtforge.delta import Part, smallest
 from trtforge.errors import EnvironmentLacks, RequestError, TrtforgeError
 from trtforge.graph import label
 from trtforge.steps import Backend
-from trtforge.store import atomic_file
+from trtforge.store import atomic_file, write_error
 from trtforge.subgraph import Cutter
 
 VERDICTS = "verdicts.json"
@@ -135,8 +135,13 @@ def reduce_build(model: ir.Model, backend: Backend, request: Request, search: Se
         search: Where the result goes, and how to look for it.
 
     Raises:
-        RequestError: the model builds, or does not for a reason outside of the model.
+        RequestError: the model builds, or does not for a reason outside of the model; or the
+            result cannot be written.
     """
+    if search.out.exists() and not search.out.is_dir():
+        raise RequestError(
+            f"--out {search.out} is a file, not a folder", remedy="give another folder"
+        )
     if model.functions:
         model = InlinePass()(model.clone()).model
     profile = request.profiles[0] if request.profiles else {}
@@ -149,7 +154,10 @@ def reduce_build(model: ir.Model, backend: Backend, request: Request, search: Se
     if isinstance(whole, EnvironmentLacks) or whole.code == "bad-request":
         raise whole
     cutter = Cutter(model, profile)
-    search.out.mkdir(parents=True, exist_ok=True)
+    try:
+        search.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise write_error(error, search.out, "the output folder") from error
     judge = _Judge(cutter, backend, request, whole.code, search)
     judge.verdicts.update(_remembered(search.out / VERDICTS, whole.code))
     names = [label(node) for node in model.graph]

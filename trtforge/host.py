@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, cast
 import pluggy
 
 from trtforge import hooks
-from trtforge.errors import PluginError, RecipeError, TrtforgeError, did_you_mean
+from trtforge.errors import PluginError, RecipeError, RequestError, TrtforgeError, did_you_mean
 from trtforge.ops import CustomOp
 from trtforge.steps import Importer, Step
 
@@ -96,7 +96,10 @@ class Host:
         if unknown:
             name = min(unknown)
             hint = did_you_mean(name, [entry.name for entry in found])
-            raise PluginError(f"--without {name}: no installed plugin has this name. {hint}")
+            raise RequestError(
+                f"--without {name}: no installed plugin has this name. {hint}".rstrip(),
+                remedy="`trtforge list` shows what comes from which plugin",
+            )
         for entry in found:
             if entry.name not in without:
                 self._load(entry)

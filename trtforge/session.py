@@ -163,6 +163,8 @@ class Session:
     def run(self) -> Run:
         """Run it in its folder and return the result."""
         options = self._options
+        if options.log is not None and options.log.is_dir():
+            raise RequestError(f"--log {options.log} is a folder", remedy="give a file in it")
         out = options.out or default_folder(self._source, self.recipe.name, resume=options.resume)
         folder = RunFolder(out)
         with folder.claim(self._source, self.recipe.name, resume=options.resume):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from trtforge.analysis import Advice, Prediction
 from trtforge.artifacts import Engine, EngineLayers, Timings
-from trtforge.errors import EnvironmentLacks, RequestError
+from trtforge.errors import DataError, EnvironmentLacks, RequestError, StepError
 from trtforge.evidence import MODEL, read_report
 from trtforge.importing import empty_context, open_model
 from trtforge.options import bind
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from trtforge.artifacts import Artifact
+    from trtforge.context import Context
     from trtforge.host import Host
     from trtforge.report import Report
     from trtforge.steps import Step
@@ -74,8 +75,7 @@ def open_subject(  # noqa: PLR0913  # what to look at, and what is known of it
 
     Raises:
         RequestError: it is none of these, or the device is not in the table.
-        StepError: the layer dump cannot be read.
-        DataError: a file of measured times cannot be read.
+        DataError: the layer dump, or a file of measured times, cannot be read.
     """
     report, engine = known(source)
     if not source.exists():
@@ -87,13 +87,21 @@ def open_subject(  # noqa: PLR0913  # what to look at, and what is known of it
         ctx.request = replace(ctx.request, profiles=_profiles(report, shapes))
         if engine is not None:
             ctx.put(engine)
-            host.run_step(bind(_giver(host, EngineLayers), {}, "layers"), ctx)
+            _read_layers(host, ctx)
         host.run_step(bind(_giver(host, Prediction), {"device": device}, "--device"), ctx)
         timings = _timings(times, report, engine)
         if timings is not None:
             ctx.put(timings)
         host.run_step(bind(_giver(host, Advice), {}, "advice"), ctx)
         return Subject(str(source), ctx.get(Prediction), engine, timings, ctx.get(Advice))
+
+
+def _read_layers(host: Host, ctx: Context) -> None:
+    try:
+        host.run_step(bind(_giver(host, EngineLayers), {}, "layers"), ctx)
+    except StepError as error:  # here it is the user's file, not what a step made
+        remedy = "give the layer list that the tensorrt step or trtexec --exportLayerInfo wrote"
+        raise DataError(error.what, where=error.where, remedy=remedy) from error
 
 
 def _timings(files: Sequence[Path], report: Report | None, engine: Engine | None) -> Timings | None:

@@ -40,19 +40,26 @@ def read_timings(path: Path, *, warmup: int | None = None) -> Timings:
         DataError: it is none of the three forms, too large, or leaves no run.
     """
     try:
-        if path.stat().st_size > MAX_BYTES:
-            raise DataError(f"it is larger than {MAX_BYTES} bytes", where=str(path))
-        # trtexec copies the layers' names as they are: control characters may be among them.
-        document = json.loads(path.read_text(encoding="utf-8", errors="replace"), strict=False)
-    except OSError as error:
-        raise DataError(f"cannot be read: {error.strerror or error}", where=str(path)) from error
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"is no valid JSON: {error}", where=str(path)) from error
-    try:
-        return _read(document, warmup)
+        return _read(_document(path), warmup)
     except DataError as error:
         error.at(str(path))
+        error.remedy = (
+            "give what trtexec wrote with --exportTimes or --exportProfile, or a profile of ONNX "
+            "Runtime"
+        )
         raise
+
+
+def _document(path: Path) -> object:
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise DataError(f"it is larger than {MAX_BYTES} bytes")
+        # trtexec copies the layers' names as they are: control characters may be among them.
+        return json.loads(path.read_text(encoding="utf-8", errors="replace"), strict=False)
+    except OSError as error:
+        raise DataError(f"cannot be read: {error.strerror or error}") from error
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"is no valid JSON: {error}") from error
 
 
 def merged(runs: Timings, layers: Timings) -> Timings:

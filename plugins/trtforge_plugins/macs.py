@@ -14,7 +14,7 @@ from math import prod
 import onnx_ir as ir
 from onnx_ir.passes.common import ShapeInferencePass
 
-from trtforge import StepError
+from trtforge import RequestError
 from trtforge.graph import is_op, label
 
 
@@ -53,7 +53,7 @@ def heavy_nodes(
             an optimization profile.
 
     Raises:
-        StepError: a shape contradicts the model's.
+        RequestError: a shape contradicts the model's.
     """
     return count_nodes(bind_shapes(model, shapes or {}))
 
@@ -82,7 +82,7 @@ def bind_shapes(model: ir.Model, shapes: Mapping[str, Sequence[int]]) -> ir.Mode
     Weights are shared with ``model``. Inputs that ``shapes`` does not name keep their shapes.
 
     Raises:
-        StepError: a shape contradicts the model's.
+        RequestError: a shape contradicts the model's.
     """
     bound = model.clone()
     symbols: dict[str, int] = {}
@@ -103,8 +103,11 @@ def bind_shapes(model: ir.Model, shapes: Mapping[str, Sequence[int]]) -> ir.Mode
 def _bind(
     value: ir.Value, declared: ir.Shape, given: tuple[int, ...], symbols: dict[str, int]
 ) -> None:
-    conflict = StepError(
-        f"shape {list(given)} does not fit {declared}", where=f"input {value.name!r}"
+    example = "x".join(str(dim) if isinstance(dim, int) else "8" for dim in declared)
+    conflict = RequestError(
+        f"shape {list(given)} does not fit {declared}",
+        where=f"input {value.name!r}",
+        remedy=f"for example {value.name}={example}",
     )
     if len(declared) != len(given):
         raise conflict

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import logging
 import sys
@@ -10,6 +11,9 @@ from typing import Any
 
 from trtforge.cli.quick_start import quick_start
 from trtforge.errors import Defect, ExitCode, RequestError, Stopped, TrtforgeError
+
+SHOWN = 60
+"""Characters of a name that is too long."""
 
 
 def main() -> None:
@@ -46,6 +50,8 @@ def _run() -> int:
     except Exception as error:
         if hasattr(error, "format_message"):  # typer's own; its classes are not public
             raise _wrong_usage(error) from error
+        if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+            raise _long_name(str(error.filename)) from error
         traceback.print_exc()  # not the user's mistake: the traceback is what we need
         raise Defect(f"This is a defect of trtforge: {type(error).__name__}: {error}") from error
     if code == ExitCode.STOPPED:
@@ -68,6 +74,14 @@ def _wrong_usage(error: Any) -> RequestError:
         words = "which command is not said"
     where = command.partition(" ")[2]
     return RequestError(words, where=where, remedy=f"`{command} --help` says what it takes")
+
+
+def _long_name(name: str) -> RequestError:
+    return RequestError(
+        f"no file can have a name of {len(name)} characters",
+        where=f"{name[:SHOWN]}…" if len(name) > SHOWN else name,
+        remedy="give a shorter path",
+    )
 
 
 def _show(error: TrtforgeError) -> None:

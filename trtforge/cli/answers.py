@@ -1,4 +1,4 @@
-"""What commands share: how they print answers, and the options that several of them have."""
+"""How commands print answers, errors and progress, and how they end."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import typer
 
-from trtforge.errors import ExitCode, RequestError, RequirementMissed, TrtforgeError
+from trtforge.errors import ExitCode, RequirementMissed, TrtforgeError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -21,35 +21,8 @@ if TYPE_CHECKING:
     from trtforge.host import Host
     from trtforge.runner import Observer
 
-Json = Annotated[bool, typer.Option("--json", help="Print the answer as JSON on standard output.")]
-Without = Annotated[
-    list[str], typer.Option("--without", metavar="NAME", help="Leave this plugin out; repeatable.")
-]
-Shapes = Annotated[
-    list[str],
-    typer.Option(
-        "--shape",
-        metavar="INPUT=MIN:OPT:MAX",
-        help="Shape or shape range of an input, e.g. x=1x3x224x224:8x3x224x224:32x3x224x224.",
-    ),
-]
-Targets = Annotated[
-    list[str], typer.Option("--target", metavar="SM", help="GPU to build for, e.g. sm_89.")
-]
-
 WIDE = 1000
 """Columns of a table that no terminal shows."""
-
-
-def shape_option(text: str) -> tuple[str, str]:
-    """Read ``INPUT=SHAPE``."""
-    name, equals, shape = text.rpartition("=")
-    if not equals or not name:
-        raise RequestError(
-            f"--shape {text}: not of the form INPUT=SHAPE",
-            remedy="for example --shape x=1x3x224x224:8x3x224x224:32x3x224x224",
-        )
-    return name, shape
 
 
 def say(text: str = "") -> None:

@@ -9,17 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from trtforge.cli.answers import (
-    Json,
-    Shapes,
-    Targets,
-    Without,
-    end,
-    not_met,
-    open_host,
-    say,
-    say_json,
-)
+from trtforge.cli.answers import end, not_met, open_host, say, say_json
+from trtforge.cli.options import Json, Model, Settings, Shapes, Targets, Without
 from trtforge.errors import RequestError
 
 if TYPE_CHECKING:
@@ -32,24 +23,26 @@ SHOWN = 12
 
 
 def bisect(
-    model: Annotated[str, typer.Argument(help="A model file, or package.module:factory.")],
+    model: Model,
     *,
     build: Annotated[
         bool, typer.Option("--build", help="Find the smallest part whose build fails.")
     ] = False,
     recipe: Annotated[
-        str, typer.Option("--recipe", "-r", help="Find what in this recipe costs accuracy.")
+        str,
+        typer.Option(
+            "--recipe", "-r", metavar="RECIPE", help="Find what in this recipe costs accuracy."
+        ),
     ] = "",
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the result.")] = Path(
-        "bisect"
-    ),
-    settings: Annotated[
-        list[str],
-        typer.Option("--set", metavar="STEP.OPTION=VALUE", help="Set an option; repeatable."),
-    ] = [],  # noqa: B006  # typer copies it
+    out: Annotated[
+        Path, typer.Option("--out", "-o", metavar="FOLDER", help="Folder for the result.")
+    ] = Path("bisect"),
+    settings: Settings = [],  # noqa: B006  # typer copies it
     shapes: Shapes = [],  # noqa: B006  # typer copies it
     targets: Targets = [],  # noqa: B006  # typer copies it
-    workers: Annotated[int, typer.Option(min=1, help="Builds at the same time.")] = 2,
+    jobs: Annotated[
+        int, typer.Option("--jobs", min=1, metavar="NUMBER", help="How many builds at a time.")
+    ] = 2,
     as_json: Json = False,
     without: Without = [],  # noqa: B006  # typer copies it
 ) -> None:
@@ -59,7 +52,7 @@ def bisect(
     without trtforge; started again with the same folder, it goes on where it was stopped.
     With --recipe: the step that costs the accuracy, and the nodes to leave out of it.
     """
-    from trtforge.cli.answers import shape_option
+    from trtforge.cli.options import shape_option
     from trtforge.session import RunOptions
 
     if build == bool(recipe):
@@ -77,7 +70,7 @@ def bisect(
     from trtforge.bisection import Search
     from trtforge.context import Silent
 
-    search = Search(out, workers, Silent() if as_json else _Lines())
+    search = Search(out, jobs, Silent() if as_json else _Lines())
     found = bisect_build(model, search, options=options, host=host)
     if as_json:
         say_json(asdict(found))

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from trtforge.cli.answers import Json, end, not_met, say, say_json
+from trtforge.cli.answers import end, not_met, say, say_json
+from trtforge.cli.options import Json
 from trtforge.errors import RequestError
 
 if TYPE_CHECKING:
@@ -24,7 +25,9 @@ app = typer.Typer(help="Bundles: the engines of one model for many machines.", n
 Which = Annotated[Path, typer.Argument(help="A bundle: a folder or a zip file.")]
 Key = Annotated[
     Path | None,
-    typer.Option("--key", help="Public key (PEM, ed25519) that must have signed the bundle."),
+    typer.Option(
+        "--key", metavar="FILE", help="Public key (PEM, ed25519) that must have signed the bundle."
+    ),
 ]
 
 
@@ -33,14 +36,19 @@ def pack(
     runs: Annotated[list[Path], typer.Argument(help="Folders of finished runs on one model.")],
     *,
     out: Annotated[
-        Path, typer.Option("--out", "-o", help="The bundle: a folder, or a file ending in .zip.")
+        Path,
+        typer.Option(
+            "--out", "-o", metavar="PATH", help="The bundle: a folder, or a file ending in .zip."
+        ),
     ],
     onnx: Annotated[bool, typer.Option(help="Take the ONNX model along, to rebuild from.")] = True,
     sign: Annotated[
-        Path | None, typer.Option("--sign", help="Private key (PEM, ed25519) to sign with.")
+        Path | None,
+        typer.Option("--sign", metavar="FILE", help="Private key (PEM, ed25519) to sign with."),
     ] = None,
     licenses: Annotated[
-        list[Path], typer.Option("--license", help="License file of the model; repeatable.")
+        list[Path],
+        typer.Option("--license", metavar="FILE", help="License file of the model; repeatable."),
     ] = [],  # noqa: B006  # typer copies it
     as_json: Json = False,
 ) -> None:
@@ -72,9 +80,15 @@ def preflight_(
     *,
     env: Annotated[
         Path | None,
-        typer.Option("--env", help="Another machine: what `trtforge doctor --json` printed there."),
+        typer.Option(
+            "--env",
+            metavar="FILE",
+            help="Another machine: what `trtforge doctor --json` printed there.",
+        ),
     ] = None,
-    gpu: Annotated[int | None, typer.Option("--gpu", help="Number of the GPU to use.")] = None,
+    gpu: Annotated[
+        int | None, typer.Option("--gpu", metavar="NUMBER", help="Number of the GPU to use.")
+    ] = None,
     key: Key = None,
     as_json: Json = False,
 ) -> None:
@@ -105,16 +119,19 @@ def load(
     *,
     data: Annotated[
         Path | None,
-        typer.Option("--data", "-d", help="Inputs to run: .npz with all arrays."),
+        typer.Option("--data", "-d", metavar="FILE", help="Inputs to run: .npz with all arrays."),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="The .npz file for the outputs.")
+        Path | None,
+        typer.Option("--out", "-o", metavar="FILE", help="The .npz file for the outputs."),
     ] = None,
     build: Annotated[bool, typer.Option(help="Build an engine here where none fits.")] = True,
     allow_onnxruntime: Annotated[
         bool, typer.Option("--allow-onnxruntime", help="Run the ONNX model where no engine can.")
     ] = False,
-    gpu: Annotated[int | None, typer.Option("--gpu", help="Number of the GPU to use.")] = None,
+    gpu: Annotated[
+        int | None, typer.Option("--gpu", metavar="NUMBER", help="Number of the GPU to use.")
+    ] = None,
     key: Key = None,
     as_json: Json = False,
 ) -> None:

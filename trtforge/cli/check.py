@@ -9,26 +9,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from trtforge.cli.answers import (
-    Json,
-    Shapes,
-    Targets,
-    Without,
-    end,
-    not_met,
-    open_host,
-    say,
-    say_json,
-    shape_option,
-    write_file,
-)
+from trtforge.cli.answers import end, not_met, open_host, say, say_json, write_file
+from trtforge.cli.options import Json, Model, Shapes, Targets, Without, shape_option
 
 if TYPE_CHECKING:
     from trtforge.diagnosis import Diagnosis, FindingGroup
 
 SHOWN = 5
 """Nodes of a group that are named; --json and --html have all of them."""
-Model = Annotated[str, typer.Argument(help="A model file, a folder, or package.module:factory.")]
 
 
 def check(

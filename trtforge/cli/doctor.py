@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from trtforge.cli.answers import Json, end, not_met, say, say_json
+from trtforge.cli.answers import end, not_met, say, say_json
+from trtforge.cli.options import Json
 from trtforge.errors import EnvironmentLacks, ExitCode, TrtforgeError
 
 if TYPE_CHECKING:
@@ -22,7 +23,9 @@ def doctor(
     *,
     require: Annotated[
         list[str],
-        typer.Option("--require", help="Demands, e.g. 'tensorrt>=10.7,sm_86'; repeatable."),
+        typer.Option(
+            "--require", metavar="DEMANDS", help="Demands, e.g. 'tensorrt>=10.7,sm_86'; repeatable."
+        ),
     ] = [],  # noqa: B006  # typer copies it
     as_json: Json = False,
     gpu: Annotated[bool, typer.Option("--gpu", help="Treat a missing GPU as a fault.")] = False,

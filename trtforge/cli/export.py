@@ -8,7 +8,8 @@ from typing import Annotated, Literal
 
 import typer
 
-from trtforge.cli.answers import Json, say, say_json
+from trtforge.cli.answers import say, say_json
+from trtforge.cli.options import Json
 
 app = typer.Typer(help="Write a model for other programs to serve.", no_args_is_help=True)
 
@@ -25,21 +26,36 @@ def triton(
         typer.Argument(help="A bundle, or the folder of a run; several make a chain."),
     ],
     *,
-    out: Annotated[Path, typer.Option("--out", "-o", help="The model repository.")],
-    name: Annotated[str, typer.Option("--name", help="Name of the model in it.")] = "",
+    out: Annotated[
+        Path, typer.Option("--out", "-o", metavar="FOLDER", help="The model repository.")
+    ],
+    name: Annotated[
+        str, typer.Option("--name", metavar="NAME", help="Name of the model in it.")
+    ] = "",
     backend: Annotated[
         Literal["tensorrt", "onnxruntime"],
         typer.Option("--backend", help="What Triton runs: the engines, or the ONNX model."),
     ] = "tensorrt",
     max_batch: Annotated[
         int | None,
-        typer.Option("--max-batch", min=0, help="Largest batch that Triton makes; 0: none."),
+        typer.Option(
+            "--max-batch", metavar="NUMBER", min=0, help="Largest batch that Triton makes; 0: none."
+        ),
     ] = None,
     instances: Annotated[
-        int, typer.Option("--instances", min=1, help="Copies of the model on each GPU.")
+        int,
+        typer.Option(
+            "--instances", metavar="NUMBER", min=1, help="Copies of the model on each GPU."
+        ),
     ] = 1,
     queue_delay: Annotated[
-        int, typer.Option("--queue-delay", min=0, help="Microseconds to wait for a larger batch.")
+        int,
+        typer.Option(
+            "--queue-delay",
+            metavar="MICROSECONDS",
+            min=0,
+            help="Microseconds to wait for a larger batch.",
+        ),
     ] = 0,
     version: Annotated[
         str, typer.Option("--tensorrt", metavar="VERSION", help="Whose engines, if several.")
@@ -49,7 +65,11 @@ def triton(
     ),
     key: Annotated[
         Path | None,
-        typer.Option("--key", help="Public key (PEM, ed25519) that must have signed the bundle."),
+        typer.Option(
+            "--key",
+            metavar="FILE",
+            help="Public key (PEM, ed25519) that must have signed the bundle.",
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:

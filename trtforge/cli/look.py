@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from trtforge.cli.answers import Json, Without, open_host, say, say_json, say_table
+from trtforge.cli.answers import open_host, say, say_json, say_table
+from trtforge.cli.options import Json, Without
 from trtforge.errors import RequestError, did_you_mean
 
 if TYPE_CHECKING:
@@ -18,7 +19,9 @@ if TYPE_CHECKING:
 
 Kind = Annotated[
     str,
-    typer.Argument(help="pass, calibrator, backend, profiler, importer, step (all), op or recipe."),
+    typer.Argument(
+        help="pass, surgeon, calibrator, backend, profiler, importer, step (all), op or recipe."
+    ),
 ]
 
 

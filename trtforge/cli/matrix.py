@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,25 +21,18 @@ def run_file(
     on: str,
     jobs: int,
     *,
-    given: Mapping[str, object],
     as_json: bool,
     quiet: bool,
 ) -> None:
     """Run the matrix in ``file``; the exit code is the largest of any cell.
 
     Raises:
-        RequestError: the file is wrong, or options were ``given`` that it should hold.
+        RequestError: the file is wrong, or there is no place ``on``.
         EnvironmentLacks: there is no Ray cluster.
     """
     from trtforge.matrix.cells import read_matrix
     from trtforge.matrix.runs import run_matrix, worst
 
-    for name, value in given.items():
-        if value:
-            raise RequestError(
-                f"--matrix and {name} do not go together",
-                remedy="write it into the matrix file; docs/matrix.md says how",
-            )
     cells = read_matrix(file)
     place = out or Path("runs") / file.stem
 

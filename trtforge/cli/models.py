@@ -9,21 +9,20 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from trtforge.cli.answers import Json, Without, end, not_met, open_host, say, say_json, say_table
+from trtforge.cli.answers import end, not_met, open_host, say, say_json, say_table
+from trtforge.cli.options import Json, Model, Without
 from trtforge.errors import RequestError
 
 if TYPE_CHECKING:
     from trtforge.artifacts import Comparison
 
-Model = Annotated[str, typer.Argument(help="A model file, a folder, or package.module:factory.")]
-
 
 def init(
     model: Model,
     *,
-    out: Annotated[Path, typer.Option("--out", "-o", help="The recipe file to write.")] = Path(
-        "recipe.yaml"
-    ),
+    out: Annotated[
+        Path, typer.Option("--out", "-o", metavar="FILE", help="The recipe file to write.")
+    ] = Path("recipe.yaml"),
     force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
     without: Without = [],  # noqa: B006  # typer copies it
 ) -> None:
@@ -49,10 +48,20 @@ def verify(
     actual: Annotated[Path, typer.Argument(help="The model to hold against it.")],
     *,
     data: Annotated[
-        Path | None, typer.Option("--data", "-d", help="Inputs: .npz, .npy or a folder of them.")
+        Path | None,
+        typer.Option(
+            "--data", "-d", metavar="PATH", help="Inputs: .npz, .npy or a folder of them."
+        ),
     ] = None,
     cosine: Annotated[
-        float, typer.Option("--cosine", help="Smallest cosine similarity that passes.")
+        float,
+        typer.Option(
+            "--cosine",
+            metavar="NUMBER",
+            min=-1,
+            max=1,
+            help="Smallest cosine similarity that passes.",
+        ),
     ] = 0.999,
     as_json: Json = False,
     without: Without = [],  # noqa: B006  # typer copies it

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from trtforge.cli.answers import Json, Without, counter, open_host, say, say_json
+from trtforge.cli.answers import counter, open_host, say, say_json
 from trtforge.cli.op_source import InputShapes, Name, Settings
+from trtforge.cli.options import Json, Without
 
 if TYPE_CHECKING:
     from trtforge.op_bench import Benchmark
@@ -20,7 +21,11 @@ def bench(
     shapes: InputShapes = [],  # noqa: B006  # typer copies it
     dtypes: Annotated[
         list[str],
-        typer.Option("--dtype", help="A type of T; repeatable. float16, or the op's first, else."),
+        typer.Option(
+            "--dtype",
+            metavar="TYPE",
+            help="A type of T; repeatable. float16, or the op's first, else.",
+        ),
     ] = [],  # noqa: B006  # typer copies it
     save: Annotated[
         bool, typer.Option(help="Keep the fastest tactic for later builds and launches.")

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from trtforge.cli.answers import Json, Targets, Without, counter, open_host, say, say_json
+from trtforge.cli.answers import counter, open_host, say, say_json
+from trtforge.cli.options import Json, Targets, Without
 from trtforge.errors import RequestError
 
 if TYPE_CHECKING:
@@ -32,15 +33,21 @@ def export(
     cpp: Annotated[
         bool, typer.Option("--cpp", help="As the C++ source of a TensorRT plugin.")
     ] = False,
-    out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="The new folder.")],
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="FOLDER", help="The new folder.")],
     model: Annotated[
         Path | None,
-        typer.Option("--model", help="Take attributes and ranks from the nodes of this model."),
+        typer.Option(
+            "--model",
+            "-m",
+            metavar="MODEL",
+            help="Take attributes and ranks from the nodes of this model.",
+        ),
     ] = None,
     settings: Settings = [],  # noqa: B006  # typer copies it
     shapes: InputShapes = [],  # noqa: B006  # typer copies it
     dtypes: Annotated[
-        list[str], typer.Option("--dtype", help="A type that T may be; repeatable. All else.")
+        list[str],
+        typer.Option("--dtype", metavar="TYPE", help="A type that T may be; repeatable. All else."),
     ] = [],  # noqa: B006  # typer copies it
     targets: Targets = [],  # noqa: B006  # typer copies it
     as_json: Json = False,
@@ -122,7 +129,7 @@ def new(
         bool, typer.Option("--pointwise", help="Only an expression, no kernel of its own.")
     ] = False,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", metavar="DIR", help="The new folder.")
+        Path | None, typer.Option("--out", "-o", metavar="FOLDER", help="The new folder.")
     ] = None,
     as_json: Json = False,
     without: Without = [],  # noqa: B006  # typer copies it

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from trtforge.cli import op_bench, op_source
-from trtforge.cli.answers import Json, Targets, Without, end, not_met, open_host, say, say_json
+from trtforge.cli.answers import end, not_met, open_host, say, say_json
 from trtforge.cli.op_source import InputShapes, Name, Settings
+from trtforge.cli.options import Json, Targets, Without
 
 if TYPE_CHECKING:
     from trtforge.op_examples import Checked

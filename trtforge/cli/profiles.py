@@ -8,28 +8,24 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from trtforge.cli.answers import (
-    Json,
-    Shapes,
-    Without,
-    end,
-    not_met,
-    open_host,
-    say,
-    say_json,
-    say_table,
-    write_file,
-)
+from trtforge.cli.answers import end, not_met, open_host, say, say_json, say_table, write_file
+from trtforge.cli.options import Json, Shapes, Without
 from trtforge.errors import RequestError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
 Device = Annotated[
-    str, typer.Option("--device", help="GPU to predict for, e.g. L4; default: by the target.")
+    str,
+    typer.Option(
+        "--device", metavar="GPU", help="GPU to predict for, e.g. L4; default: by the target."
+    ),
 ]
 Model = Annotated[
-    str, typer.Option("--model", "-m", help="The ONNX model behind an engine or a layer dump.")
+    str,
+    typer.Option(
+        "--model", "-m", metavar="MODEL", help="The ONNX model behind an engine or a layer dump."
+    ),
 ]
 
 
@@ -50,7 +46,7 @@ def profile(
             "profile. Twice: whole runs, then layers. Default: the files beside the layer dump.",
         ),
     ] = [],  # noqa: B006  # typer copies it
-    top: Annotated[int, typer.Option(help="Rows to show.", min=1)] = 20,
+    top: Annotated[int, typer.Option("--top", min=1, metavar="NUMBER", help="Rows to show.")] = 20,
     as_json: Json = False,
     without: Without = [],  # noqa: B006  # typer copies it
 ) -> None:
@@ -58,7 +54,7 @@ def profile(
 
     Arithmetic, memory traffic and launches of each layer and node are counted; no GPU is needed.
     """
-    from trtforge.cli.answers import shape_option
+    from trtforge.cli.options import shape_option
     from trtforge.profile_text import advice_lines, summary_lines, table
     from trtforge.quantities import ShapeRange
     from trtforge.subject import open_subject
@@ -90,10 +86,15 @@ def diff(
     after: Annotated[Path, typer.Argument(metavar="B", help="What to compare with it.")],
     *,
     model: Annotated[
-        str, typer.Option("--model", "-m", help="The ONNX model behind both, if no run has it.")
+        str,
+        typer.Option(
+            "--model", "-m", metavar="MODEL", help="The ONNX model behind both, if no run has it."
+        ),
     ] = "",
     device: Device = "",
-    top: Annotated[int, typer.Option(help="Changes to show.", min=1)] = 20,
+    top: Annotated[
+        int, typer.Option("--top", min=1, metavar="NUMBER", help="Changes to show.")
+    ] = 20,
     fail_if: Annotated[
         str,
         typer.Option(

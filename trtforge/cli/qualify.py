@@ -9,20 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from trtforge.cli.answers import (
-    Json,
-    Shapes,
-    Targets,
-    Without,
-    end,
-    not_met,
-    open_host,
-    say,
-    say_json,
-    say_table,
-    shape_option,
-    write_file,
-)
+from trtforge.cli.answers import end, not_met, open_host, say, say_json, say_table, write_file
+from trtforge.cli.options import Json, Settings, Shapes, Targets, Without, shape_option
 from trtforge.errors import StepError, TrtforgeError
 
 if TYPE_CHECKING:
@@ -34,7 +22,7 @@ if TYPE_CHECKING:
 def qualify(
     recipe: Annotated[str, typer.Argument(help="A recipe file or the name of a shipped recipe.")],
     *,
-    model: Annotated[str, typer.Option("--model", "-m", help="The model file.")],
+    model: Annotated[str, typer.Option("--model", "-m", metavar="MODEL", help="The model file.")],
     against: Annotated[
         Path,
         typer.Option(help="What is in use: a virtual environment, its Python, or a finished run."),
@@ -44,12 +32,10 @@ def qualify(
         typer.Option(help="What may take its place: the same; default: this environment."),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Keep both runs in this folder.")
+        Path | None,
+        typer.Option("--out", "-o", metavar="FOLDER", help="Keep both runs in this folder."),
     ] = None,
-    settings: Annotated[
-        list[str],
-        typer.Option("--set", metavar="STEP.OPTION=VALUE", help="Set an option; repeatable."),
-    ] = [],  # noqa: B006  # typer copies it
+    settings: Settings = [],  # noqa: B006  # typer copies it
     shapes: Shapes = [],  # noqa: B006  # typer copies it
     targets: Targets = [],  # noqa: B006  # typer copies it
     fail_if: Annotated[

@@ -2,36 +2,32 @@
 
 from __future__ import annotations
 
-from dataclasses import MISSING, Field, fields
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from trtforge.cli.answers import (
+from trtforge.cli.answers import end, not_met, open_host, say, watcher
+from trtforge.cli.options import (
     Json,
+    Settings,
     Shapes,
     Targets,
     Without,
-    end,
-    not_met,
-    open_host,
-    say,
-    say_json,
-    say_table,
+    refuse_beside,
     shape_option,
-    watcher,
 )
 from trtforge.errors import RequestError, TrtforgeError
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from trtforge.host import Host
-    from trtforge.runner import PlannedStep
     from trtforge.session import Run, RunOptions
 
-Out = Annotated[Path | None, typer.Option("--out", "-o", help="Folder for everything it makes.")]
+Out = Annotated[
+    Path | None,
+    typer.Option("--out", "-o", metavar="FOLDER", help="Folder for everything it makes."),
+]
 
 
 def demo(
@@ -57,13 +53,15 @@ def run(
     *,
     model: Annotated[
         str | None,
-        typer.Option("--model", "-m", help="A model file, a folder, or package.module:factory."),
+        typer.Option(
+            "--model",
+            "-m",
+            metavar="MODEL",
+            help="A model file, a folder, or package.module:factory.",
+        ),
     ] = None,
     out: Out = None,
-    settings: Annotated[
-        list[str],
-        typer.Option("--set", metavar="STEP.OPTION=VALUE", help="Set an option; repeatable."),
-    ] = [],  # noqa: B006  # typer copies it
+    settings: Settings = [],  # noqa: B006  # typer copies it
     shapes: Shapes = [],  # noqa: B006  # typer copies it
     targets: Targets = [],  # noqa: B006  # typer copies it
     dry_run: Annotated[
@@ -90,14 +88,29 @@ def run(
     ] = None,
     matrix: Annotated[
         Path | None,
-        typer.Option("--matrix", help="Run models x recipes x targets of this file instead."),
+        typer.Option(
+            "--matrix", metavar="FILE", help="Run models x recipes x targets of this file instead."
+        ),
     ] = None,
     on: Annotated[
-        str, typer.Option("--on", help="Where a matrix runs: here, ray or ray://HOST:PORT.")
-    ] = "here",
+        str | None,
+        typer.Option(
+            "--on",
+            metavar="PLACE",
+            show_default="here",
+            help="Where a matrix runs: here, ray or ray://HOST:PORT.",
+        ),
+    ] = None,
     jobs: Annotated[
-        int, typer.Option("--jobs", min=1, help="How many cells of a matrix run here at a time.")
-    ] = 2,
+        int | None,
+        typer.Option(
+            "--jobs",
+            metavar="NUMBER",
+            min=1,
+            show_default="2",
+            help="How many cells of a matrix run here at a time.",
+        ),
+    ] = None,
     without: Without = [],  # noqa: B006  # typer copies it
 ) -> None:
     """Run a recipe on a model, or many recipes on many models."""
@@ -106,11 +119,32 @@ def run(
     if matrix is not None:
         from trtforge.cli.matrix import run_file
 
-        given: dict[str, object] = {"a recipe": recipe, "--model": model, "--set": settings}
-        given |= {"--shape": shapes, "--target": targets, "--resume": resume, "--dry-run": dry_run}
-        given |= {"--log": log}
-        run_file(matrix, out, on, jobs, given=given, as_json=as_json, quiet=quiet)
+        _refuse_beside_matrix(
+            {
+                "a recipe": recipe,
+                "--model": model,
+                "--set": settings,
+                "--shape": shapes,
+                "--target": targets,
+            },
+            {
+                "--dry-run": dry_run,
+                "--resume": resume,
+                "--verify-each": verify_each,
+                "--no-cache": not cache,
+                "--no-compare": not compare,
+                "--json-lines": json_lines,
+                "--log": log,
+                "--without": without,
+            },
+        )
+        run_file(matrix, out, on or "here", jobs or 2, as_json=as_json, quiet=quiet)
         return
+    many = {"--on": on, "--jobs": jobs}
+    refuse_beside("a single recipe", many, "leave it out, or run several with --matrix FILE")
+    if json_lines:
+        others = {"--json": as_json, "--dry-run": dry_run}
+        refuse_beside("--json-lines", others, "choose one form of the answer")
     if not recipe:
         raise RequestError(
             "no recipe is given", remedy="`trtforge list recipes` shows those that ship"
@@ -128,58 +162,19 @@ def run(
     )
     host = open_host(without)
     if dry_run:
-        _tell_plan(recipe, model, options, host, as_json=as_json)
+        from trtforge.cli.plan import tell_plan
+
+        tell_plan(recipe, model, options, host, as_json=as_json)
     elif json_lines:
         _stream(recipe, model, options, host)
     else:
         _run_and_tell(recipe, model, options, host, as_json=as_json, quiet=quiet)
 
 
-def _tell_plan(
-    recipe: str, model: str | None, options: RunOptions, host: Host, *, as_json: bool
-) -> None:
-    from trtforge.api import plan
-    from trtforge.options import as_data
-
-    resolved, planned = plan(recipe, model, options=options, host=host)
-    if not as_json:
-        say_table(_plan_table(planned))
-        say("Nothing was run.")
-        return
-    rows = [
-        {
-            "stage": item.stage,
-            "step": item.step.name,
-            "options": as_data(item.step),
-            "needs": [kind.__name__ for kind in item.step.needs],
-            "gives": [kind.__name__ for kind in item.step.gives],
-            "cached": item.cached,
-        }
-        for item in planned
-    ]
-    targets = [target.name for target in resolved.targets]
-    say_json({"recipe": resolved.name, "targets": targets, "plan": rows})
-
-
-def _plan_table(planned: list[PlannedStep]) -> Table:
-    """Return the plan: each step with those of its options that differ from the defaults."""
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False)
-    for column in ("stage", "step", "options", "gives", "cached"):
-        table.add_column(column, overflow="fold", no_wrap=column in ("stage", "step"))
-    for item in planned:
-        options = {field.name: getattr(item.step, field.name) for field in fields(item.step)}
-        usual = {field.name: _default(field) for field in fields(item.step)}
-        chosen = [f"{key}={value}" for key, value in options.items() if value != usual[key]]
-        gives = ", ".join(kind.__name__ for kind in item.step.gives)
-        cached = "yes" if item.cached else "no"
-        table.add_row(item.stage, item.step.name, ", ".join(chosen), gives, cached)
-    return table
-
-
-def _default(field: Field[Any]) -> Any:
-    return field.default if field.default_factory is MISSING else field.default_factory()
+def _refuse_beside_matrix(inside: Mapping[str, object], single: Mapping[str, object]) -> None:
+    """Refuse what a matrix file says itself, and what only a single run takes."""
+    refuse_beside("--matrix", inside, "write it into the matrix file; docs/matrix.md says how")
+    refuse_beside("--matrix", single, "leave it out; docs/matrix.md says what a matrix does")
 
 
 def _run_and_tell(

@@ -113,7 +113,7 @@ def _version(entry: str, name: str, versions: str, facts: Facts) -> Answer:
         raise RequestError(f"{entry!r}: {versions} is no version", remedy=_HOW) from error
     have = list(_have(canonicalize_name(name), facts))
     met = any(_contains(wanted, each) for each in have)
-    return Answer(entry, met, ", ".join(have) or "not there")
+    return Answer(entry, met, ", ".join(have) or "none")
 
 
 def _contains(wanted: SpecifierSet, version: str) -> bool:

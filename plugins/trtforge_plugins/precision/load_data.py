@@ -161,6 +161,8 @@ class LoadData(Step):
 def _files(path: Path) -> list[Path]:
     """Return the file itself, or the array files of a folder in the order of their names."""
     if not path.is_dir():
+        if not path.exists():
+            raise DataError("there is no such file or folder", where=str(path))
         if path.suffix not in (".npz", ".npy"):
             raise DataError(
                 "data is a .npz file, a .npy file or a folder of these", where=str(path)
