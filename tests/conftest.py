@@ -29,3 +29,12 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("TRTFORGE_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(folder)
     return folder
+
+
+@pytest.fixture
+def two_models(place: Path) -> Path:
+    """That folder, with a model of fixed shapes beside the one whose batch is open."""
+    from models import STATIC, parse
+
+    (place / "static.onnx").write_bytes(parse(STATIC).SerializeToString())
+    return place

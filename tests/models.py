@@ -56,6 +56,15 @@ mlp (float[N,64] x) => (float[N,32] y)
 }
 """
 
+STATIC = """
+<ir_version: 10, opset_import: ["" : 21]>
+static (float[2,8] x) => (float[2,8] y)
+{
+    [first] a = Relu (x)
+    [second] y = Neg (a)
+}
+"""
+
 
 def parse(text: str, seed: int = 0) -> onnx.ModelProto:
     """Return the model of an ONNX text; weights that it declares without data get seeded normals.

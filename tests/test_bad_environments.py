@@ -10,7 +10,7 @@ from pathlib import Path
 
 import onnx
 import pytest
-from command import trtforge
+from command import COMMAND, trtforge
 from refusals import BAD_REQUEST, DONE, ENVIRONMENT_LACKS, STEP_FAILED, refused
 
 from trtforge import hookimpl
@@ -106,9 +106,6 @@ def test_tensorrt_refuses_a_model():
 
 
 # The same as a process of its own
-
-
-COMMAND = str(Path(sys.executable).with_name("trtforge"))
 
 
 def process(*arguments, **more):

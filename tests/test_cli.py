@@ -1,64 +1,21 @@
-"""The command line: what each command answers, to people, to programs, and on a terminal."""
+"""What the commands answer, to people and to programs."""
 
-import io
 import json
-import os
-import pty
 import re
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import jsonschema
-import numpy as np
 import onnx
 import onnx.parser
 import pytest
-from command import trtforge
-from models import CONV_RELU, parse
-from trtforge_plugins.importers.onnx_file import ImportOnnx
+from command import done, on_terminal, trtforge
 
 from trtforge import demo
-from trtforge.cli.answers import flush, say, watcher
-from trtforge.records import StepRecord
 from trtforge.report import report_schema
-from trtforge.terminal import Live, PlainLines, Quiet
 
-DONE, REQUIREMENT_MISSED, STEP_FAILED, ENVIRONMENT_LACKS = 0, 1, 3, 4
-COMMAND = str(Path(sys.executable).with_name("trtforge"))
+pytestmark = pytest.mark.usefixtures("two_models")
 
-STATIC = """
-<ir_version: 10, opset_import: ["" : 21]>
-static (float[2,8] x) => (float[2,8] y)
-{
-    [first] a = Relu (x)
-    [second] y = Neg (a)
-}
-"""
-
-
-@pytest.fixture(autouse=True)
-def place(tmp_path, monkeypatch):
-    """A folder of the user's with a model of fixed and one of dynamic shape."""
-    folder = tmp_path / "here"
-    folder.mkdir()
-    (folder / "conv.onnx").write_bytes(parse(CONV_RELU).SerializeToString())
-    (folder / "static.onnx").write_bytes(onnx.parser.parse_model(STATIC).SerializeToString())
-    monkeypatch.setenv("TRTFORGE_CACHE", str(tmp_path / "cache"))
-    monkeypatch.chdir(folder)
-    return folder
-
-
-def done(*arguments, code=DONE):
-    answer = trtforge(*arguments)
-    assert answer.code == code, answer.err
-    assert "Traceback" not in answer.err
-    return answer
-
-
-# What is installed
+REQUIREMENT_MISSED = 1
 
 
 def test_help_fits_80_columns():
@@ -205,7 +162,7 @@ def test_run_quietly():
 
 
 def test_run_with_every_step_verified():
-    answer = done("run", "convert", "-m", "conv.onnx", "--verify-each", "--out", "out")
+    answer = done("run", "convert", "-m", "good.onnx", "--verify-each", "--out", "out")
     steps = [
         step
         for stage in json.loads(Path("out/report.json").read_bytes())["stages"]
@@ -230,7 +187,7 @@ def test_a_missed_requirement():
 
 
 def test_a_dry_run_runs_nothing(place):
-    arguments = ("run", "fp16", "-m", "conv.onnx", "--shape", "x=1x16x8x8", "--target", "sm_86")
+    arguments = ("run", "fp16", "-m", "good.onnx", "--shape", "x=1x16x8x8", "--target", "sm_86")
     before = sorted(place.iterdir())
     answer = done(*arguments, "--dry-run", "--set", "tensorrt.optimization_level=1")
     assert answer.out.endswith("Nothing was run.\n")
@@ -245,14 +202,14 @@ def test_a_dry_run_runs_nothing(place):
 
 
 def test_a_dry_run_tells_what_is_cached():
-    done("run", "convert", "-m", "conv.onnx", "--out", "out")
-    plan = done("run", "convert", "-m", "conv.onnx", "--dry-run", "--json").json["plan"]
+    done("run", "convert", "-m", "good.onnx", "--out", "out")
+    plan = done("run", "convert", "-m", "good.onnx", "--dry-run", "--json").json["plan"]
     assert {row["step"]: row["cached"] for row in plan}["fold-constants"]
 
 
 def test_options_replace_those_of_the_recipe():
     Path("r.yaml").write_text(
-        "model: conv.onnx\nshapes: {x: 1x16x8x8}\ntargets: [sm_86]\n"
+        "model: good.onnx\nshapes: {x: 1x16x8x8}\ntargets: [sm_86]\n"
         "stages: [{name: build, steps: [{tensorrt: {tf32: true}}]}]\n"
     )
     answer = done(
@@ -263,302 +220,3 @@ def test_options_replace_those_of_the_recipe():
     assert answer.json["request"]["profiles"] == [{"x": "1x16x8x8:2x16x8x8:4x16x8x8"}]
     steps = {step["step"]: step for stage in answer.json["stages"] for step in stage["steps"]}
     assert steps["tensorrt"]["options"]["tf32"] is False
-
-
-# Questions about models
-
-
-def test_check_a_model_that_tensorrt_takes():
-    assert re.search(
-        r"static.onnx: tensorrt_rtx .* takes it as it is", done("check", "static.onnx").out
-    )
-    assert done("check", "static.onnx", "--json").json["findings"] == []
-
-
-def test_check_a_model_that_needs_converting():
-    answer = done("check", demo.MODEL, code=REQUIREMENT_MISSED)
-    assert "1 finding of tensorrt_rtx" in answer.out
-    assert "ReduceMean 'node_mean'" in answer.out
-    assert "After the recipe `convert`: TensorRT takes it" in answer.out
-    assert f"To do: trtforge run convert --model {demo.MODEL}" in answer.out
-    found = done("check", demo.MODEL, "--json", code=REQUIREMENT_MISSED).json
-    assert found["findings"][0]["op"] == "ReduceMean"
-    assert found["findings"][0]["mended"] is True
-    assert found["left"] == 0
-
-
-def test_check_a_model_that_nothing_mends():
-    text = STATIC.replace('"" : 21', '"" : 21, "acme" : 1').replace("Neg", "acme.Mystery")
-    Path("m.onnx").write_bytes(onnx.parser.parse_model(text).SerializeToString())
-    answer = done("check", "m.onnx", code=REQUIREMENT_MISSED)
-    assert "Mystery 'second': " in answer.out
-    assert "    To do: " in answer.out
-    assert "After the recipe `convert`: 1 finding\n" in answer.out
-    assert "trtforge run convert" not in answer.out
-
-
-AXES = """<ir_version: 10, opset_import: ["" : 21]>
-g (float[2,3] x, int64[k] axes) => (float[n] y) { y = ReduceSum <keepdims = 0> (x, axes) }"""
-
-
-def test_check_names_the_input_to_freeze_and_run_and_verify_know_it():
-    Path("m.onnx").write_bytes(onnx.parser.parse_model(AXES).SerializeToString())
-    answer = done("check", "m.onnx", code=REQUIREMENT_MISSED)
-    assert "After the recipe `convert`: 1 finding\n" in answer.out
-    assert "freeze 'axes'" in answer.out
-    assert "`freeze-inputs: {values: {axes: [1]}}`" in answer.out
-    setting = answer.out.partition("--set '")[2].partition("'")[0]
-    done("run", "convert", "--model", "m.onnx", "--set", setting, "-o", "out")
-    assert "takes it as it is" in done("check", "out/model.onnx").out
-    assert "4 samples: synthesized" in done("verify", "m.onnx", "out/model.onnx").out
-    np.savez("x.npz", x=np.arange(6, dtype=np.float32).reshape(2, 3))
-    assert "2 samples" in done("verify", "m.onnx", "out/model.onnx", "--data", "x.npz").out
-
-
-@pytest.mark.parametrize("model", [demo.MODEL, "static.onnx", "conv.onnx"])
-def test_the_recipe_of_init_runs_as_it_is(model):
-    assert "next: trtforge run my.yaml" in done("init", model, "-o", "my.yaml").out
-    text = Path("my.yaml").read_text()
-    assert f'model: "{model}"' in text
-    assert ("shapes:" in text) is (model != "static.onnx")
-    report = done("run", "my.yaml", "--json").json
-    assert report["verdict"]["exit_code"] == DONE
-    assert report["engines"][0]["targets"] == ["sm_80", "sm_86", "sm_89", "sm_120"]
-    assert done("init", model, "-o", "my.yaml", "--force").code == DONE
-
-
-def test_init_below_another_folder_names_the_model_from_there():
-    Path("recipes").mkdir()
-    done("init", "static.onnx", "-o", "recipes/my.yaml")
-    assert done("run", "recipes/my.yaml", "--dry-run").code == DONE
-
-
-def test_init_of_a_model_that_code_makes(monkeypatch):
-    """A recipe may not name code, so the user does; the importer itself is another test's."""
-    monkeypatch.setattr(
-        "trtforge_plugins.importers.torch_model.ImportTorch.run",
-        lambda self, ctx: ImportOnnx(source="static.onnx").run(ctx),
-    )
-    answer = done("init", "my.models:make", "-o", "my.yaml")
-    assert answer.out == "wrote my.yaml; next: trtforge run my.yaml --model my.models:make\n"
-    assert "\nmodel:" not in Path("my.yaml").read_text()
-    assert done("run", "my.yaml", "--model", "my.models:make", "--dry-run").code == DONE
-
-
-OTHER = STATIC.replace("Neg (a)", "Identity (a)")
-
-
-def test_a_run_without_comparison():
-    done("run", "convert", "-m", "conv.onnx", "--no-compare", "--out", "out")
-    report = json.loads(Path("out/report.json").read_text())
-    assert report["comparison"] is None
-    assert "compare" not in [stage["name"] for stage in report["stages"]]
-
-
-def test_verify_equal_and_different_models():
-    Path("other.onnx").write_bytes(onnx.parser.parse_model(OTHER).SerializeToString())
-    np.savez("data.npz", x=np.ones((4, 8), np.float32))
-    equal = done("verify", "static.onnx", "static.onnx", "--data", "data.npz")
-    assert re.search(r"^y +0 +0 +1\.000000 +inf", equal.out, re.MULTILINE)
-    assert "4 samples: data.npz\n" in equal.out
-    found = done("verify", "static.onnx", "static.onnx", "--json").json
-    assert found["outputs"][0]["sqnr_db"] == "Infinity"
-    assert found["real"] is False
-    different = done("verify", "static.onnx", "other.onnx", code=REQUIREMENT_MISSED)
-    assert "trtforge: not met: " in different.err
-    assert "not real data: give some with --data" in different.out
-    missed = done("verify", "static.onnx", "other.onnx", "--json", code=REQUIREMENT_MISSED).json
-    assert "cosine" in missed["missed"][0]
-
-
-def test_verify_models_of_different_interface():
-    answer = done("verify", "conv.onnx", "static.onnx", code=REQUIREMENT_MISSED)
-    assert "input 'x' has shape (2, 8) instead of ('N', 16, 8, 8)" in answer.out
-    assert "trtforge: not met: " in answer.err
-
-
-# Progress
-
-RECORD = StepRecord("build", "tensorrt", 1, {}, 0, 1.25, gave=("Engine",))
-
-
-def test_plain_lines():
-    stream = io.StringIO()
-    lines = PlainLines(stream, every=0)
-    lines.step_started("build", "tensorrt")
-    lines.update("tensorrt: tactics", 3, 8)
-    lines.update("tensorrt: graph", 3, 0)
-    lines.step_finished(RECORD)
-    lines.message("hello")
-    progress, no_total, finished, message = stream.getvalue().splitlines()
-    assert (progress, no_total) == ("    tensorrt: tactics: 3/8", "    tensorrt: graph: 3")
-    assert re.fullmatch(r"build: tensorrt +gives Engine +1\.25 s", finished)
-    assert message == "hello"
-    slow = io.StringIO()
-    PlainLines(slow, every=60).update("tensorrt: tactics", 3, 8)
-    assert slow.getvalue() == ""
-
-
-def test_progress_that_nobody_reads_stops_no_run():
-    class Gone(io.StringIO):
-        def write(self, text):
-            raise BrokenPipeError
-
-    PlainLines(Gone()).step_finished(RECORD)
-
-
-def test_quiet_says_nothing(capsys):
-    quiet = Quiet()
-    quiet.step_started("build", "tensorrt")
-    quiet.update("tactics", 3, 8)
-    quiet.step_finished(RECORD)
-    quiet.message("hello")
-    assert capsys.readouterr() == ("", "")
-
-
-def test_a_live_display():
-    from rich.console import Console
-
-    stream = io.StringIO()
-    live = Live(Console(file=stream, force_terminal=True, width=100))
-    live.step_started("[red]", "tensorrt")
-    live.update("tactics [bold]", 3, 8)
-    time.sleep(0.2)  # the display is drawn ten times a second
-    live.step_finished(RECORD)
-    live.message("[hello]")
-    shown = stream.getvalue()
-    assert "[red]: tensorrt" in shown  # names are no markup
-    assert "tactics [bold]" in shown
-    assert "✓" in shown
-    assert "[hello]" in shown
-    assert "gives Engine" in shown
-
-
-def on_terminal(*arguments, columns=100):
-    """Run the command on a pseudo-terminal and return what it shows, without colours."""
-    import fcntl
-    import struct
-    import termios
-
-    mine, theirs = pty.openpty()
-    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 50, columns, 0, 0))
-    process = subprocess.Popen(
-        [COMMAND, *map(str, arguments)], stdin=theirs, stdout=theirs, stderr=theirs,
-        env={**os.environ, "TERM": "xterm"},
-    )  # fmt: skip
-    os.close(theirs)
-    shown = b""
-    while True:
-        try:
-            data = os.read(mine, 2**16)
-        except OSError:  # how Linux ends a pseudo-terminal
-            break
-        if not data:
-            break
-        shown += data
-    os.close(mine)
-    assert process.wait(timeout=60) == DONE
-    text = shown.decode().replace("\r\n", "\n")
-    return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text)
-
-
-def test_a_terminal_gets_a_live_display():
-    shown = on_terminal("run", "convert", "-m", "static.onnx", "--out", "out")
-    assert "✓ import: import-onnx" in shown
-    assert "Verdict    done as asked" in shown
-
-
-SLOW = """
-from dataclasses import dataclass
-import time
-import trtforge as tf
-
-@dataclass(frozen=True)
-class Wait(tf.Step):
-    '''Wait for a Ctrl-C.'''
-    name = "wait"
-    cacheable = False
-    def run(self, ctx):
-        ctx.progress.update("waiting", 1, 2)
-        if not (ctx.workdir / "go").exists():
-            print("waiting", flush=True)
-            time.sleep(60)
-        return 0
-
-@tf.hookimpl
-def trtforge_components():
-    return [Wait]
-"""
-
-
-def test_ctrl_c_leaves_a_run_that_goes_on(place, monkeypatch):
-    site = place / "site"
-    (site / "slow-1.dist-info").mkdir(parents=True)
-    (site / "slow.py").write_text(SLOW)
-    (site / "slow-1.dist-info/METADATA").write_text(
-        "Metadata-Version: 2.1\nName: slow\nVersion: 1\n"
-    )
-    (site / "slow-1.dist-info/entry_points.txt").write_text("[trtforge]\nslow = slow\n")
-    Path("r.yaml").write_text(
-        "model: conv.onnx\nstages:\n  - {name: a, steps: [fold-constants]}\n"
-        "  - {name: b, steps: [wait]}\n"
-    )
-    line = [COMMAND, "run", "r.yaml", "--out", "out"]
-    environment = {**os.environ, "PYTHONPATH": str(site)}
-    process = subprocess.Popen(
-        line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
-    )
-    assert process.stdout.readline() == "waiting\n"
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert "Traceback" not in err
-    assert "trtforge: stopped" in err
-    assert "--resume goes on from here" in err
-    Path("out/go").touch()
-    again = subprocess.run(
-        [*line, "--resume"], capture_output=True, text=True, env=environment, check=False
-    )
-    assert again.returncode == DONE, again.stderr
-    assert re.search(r"a: fold-constants .* cached", again.stderr)
-    assert "done as asked" in again.stdout
-
-
-def test_ctrl_c_while_modules_load(monkeypatch):
-    def interrupted(**_):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("trtforge.cli.app.app", interrupted)
-    assert trtforge("list").err.startswith("\ntrtforge: stopped\n")
-    assert trtforge("run", "fp16").code == 130
-    assert "--resume goes on from here" in trtforge("run", "fp16").err
-
-
-def test_what_nobody_reads_is_not_printed(monkeypatch):
-    """Like ``trtforge list | head``, whose reader leaves before everything is written."""
-    reader, writer = os.pipe()
-    os.close(reader)
-    with open(writer, "w", buffering=1) as stream:  # noqa: PTH123  # a descriptor, no path
-        monkeypatch.setattr(sys, "stdout", stream)
-        say("one")
-        say("two")
-        flush()
-        os.write(writer, b"still open, to nowhere")
-
-
-def test_a_terminal_is_asked_for(monkeypatch):
-    assert isinstance(watcher(as_json=False), PlainLines)
-    assert isinstance(watcher(as_json=True), Quiet)
-    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
-    assert isinstance(watcher(as_json=False), Live)
-
-
-def test_a_defect_of_ours_keeps_its_traceback(monkeypatch):
-    def broken(without):
-        raise ZeroDivisionError
-
-    monkeypatch.setattr("trtforge.cli.look.open_host", broken)
-    answer = trtforge("list")
-    assert answer.code == STEP_FAILED
-    assert "ZeroDivisionError" in answer.err
-    assert "This is a defect of trtforge" in answer.err
