@@ -1,6 +1,7 @@
 """Models, shapes and targets that cannot be used, given to the real command."""
 
 import gzip
+import sys
 import zipfile
 from pathlib import Path
 
@@ -40,6 +41,12 @@ def test_a_file_that_is_no_model(name, command):
     elif content is not None:
         Path("m.onnx").write_bytes(content)
     refused(*command, "m.onnx", says=["m.onnx", says])
+
+
+@pytest.mark.parametrize(("file", "says"), [("none.pt2", "no such file"), ("m.pth", "pickled")])
+def test_a_file_that_pytorch_would_not_help_with(file, says, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)  # Python's mark of what cannot be imported
+    refused("run", "convert", "--model", file, says=[file, says])
 
 
 def test_a_folder_without_a_model():

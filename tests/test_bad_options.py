@@ -19,8 +19,7 @@ LONG = "x" * 5000 + ".onnx"
     ["export", "triton", LONG, "--out", "served"], [*RUN, "--out", LONG],
 ], ids=lambda command: " ".join(command).replace(LONG, "LONG"))  # fmt: skip
 def test_a_name_that_no_file_can_have(command):
-    answer = refused(*command, says=["x" * 60])
-    assert "name" in answer.err
+    refused(*command, says=["x" * 40, "name"])
 
 
 @pytest.mark.parametrize("option", [

@@ -58,6 +58,22 @@ def test_an_unknown_recipe():
 
 
 @pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (None, "m.yaml: cannot be read"),
+        ("", "m.yaml:1:1: a matrix is a mapping with the keys models, recipes, targets"),
+        ("- a\n", "m.yaml:1:1: a matrix is a mapping"),
+        ("models: [good.onnx]\n", "m.yaml:1:1: models"),
+        ("models: {\n", "m.yaml"),
+    ],
+)
+def test_a_matrix_that_is_wrong(text, says):
+    if text is not None:
+        Path("m.yaml").write_text(text)
+    refused("run", "--matrix", "m.yaml", says=[says, "docs/matrix.md"])
+
+
+@pytest.mark.parametrize(
     ("setting", "says"),
     [
         ("tensorrt", "not of the form step.option=value"),

@@ -1,6 +1,7 @@
 """The layering, read from the imports: a file imports only from lower levels."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -120,6 +121,26 @@ def levels():
 
 def test_every_file_has_a_level():
     assert set(host_files()) - {"trtforge"} == set(levels())
+
+
+DESIGN = (ROOT / "docs" / "design.md").read_text()
+
+
+def test_the_map_says_where_every_file_is():
+    named = set(re.findall(r"`(?:[\w/]+/)?(\w+\.py)`", DESIGN))
+    assert {path.name for path in host_files().values()} - {"__init__.py"} <= named
+
+
+def test_the_map_names_no_file_that_is_gone():
+    for name in re.findall(r"`((?:[\w/]+/)?\w+\.py)`", DESIGN):
+        assert [*ROOT.rglob(name)], name
+
+
+def test_what_plugins_may_import_is_written_down():
+    listed = DESIGN.partition("modules of it:")[2].partition("| question")[0]
+    assert {f"trtforge.{name}" for name in re.findall(r"`([\w.]+)`", listed)} == INTERFACE - {
+        "trtforge"
+    }
 
 
 def test_a_file_imports_only_from_lower_levels():

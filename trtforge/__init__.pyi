@@ -23,6 +23,7 @@ from .artifacts import (
 from .context import Context, Note, Progress, Request, Requirements
 from .errors import (
     BuildError,
+    BundleError,
     DataError,
     EnvironmentLacks,
     ExitCode,
@@ -57,6 +58,7 @@ __all__ = [
     "Backend",
     "Batches",
     "BuildError",
+    "BundleError",
     "ByteSize",
     "Calibrator",
     "CastTo",

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -105,7 +105,12 @@ def read_matrix(path: Path) -> tuple[Cell, ...]:
     Raises:
         RecipeError: the file says something wrong; the message has line and column.
     """
-    document = read_yaml(path)
+    try:
+        document = read_yaml(path)
+    except RecipeError as error:
+        if error.remedy == RecipeError.advice:  # it speaks of recipes
+            error.remedy = _HELP
+        raise
     content = _bind(document)
     _check_targets(document, content)
     cells = tuple(_cells(document, content, path.parent))
@@ -117,6 +122,11 @@ def read_matrix(path: Path) -> tuple[Cell, ...]:
 def _bind(document: Document) -> MatrixFile:
     from pydantic import TypeAdapter, ValidationError, with_config
 
+    if not isinstance(document.data, dict):
+        keys = ", ".join(each.name for each in fields(MatrixFile))
+        raise RecipeError(
+            f"a matrix is a mapping with the keys {keys}", where=document.where(()), remedy=_HELP
+        )
     strict = with_config({"extra": "forbid"})
     try:
         return TypeAdapter(strict(MatrixFile)).validate_python(document.data)

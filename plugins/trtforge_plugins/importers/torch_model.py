@@ -58,8 +58,10 @@ class ImportTorch(tf.Importer):
             RequestError: an option does not fit ``source``.
             EnvironmentLacks: PyTorch is not installed.
         """
-        _require_torch(source)
         factory = _FACTORY.fullmatch(source)
+        if not factory:
+            _refuse_file(Path(source))
+        _require_torch(source)
         if factory:
             exported = self._from_factory(source, factory[1], factory[2])
         else:
@@ -72,15 +74,6 @@ class ImportTorch(tf.Importer):
     def _from_archive(self, path: Path) -> ir.Model:
         import torch
 
-        if path.suffix in _PICKLES:
-            raise tf.ModelError(
-                "a pickled PyTorch file runs code when it is opened, so it is not opened here",
-                where=str(path),
-                remedy="save it with torch.export.save as .pt2, or name a factory that builds the"
-                " module and loads the weights: package.module:factory",
-            )
-        if not path.is_file():
-            raise tf.ModelError("there is no such file", where=str(path))
         if self.shapes or self.dynamic:
             raise tf.RequestError(
                 "the shapes of a .pt2 archive were fixed by torch.export.export",
@@ -173,6 +166,19 @@ class ImportTorch(tf.Importer):
 
 
 _PARTS = {"args", "kwargs", "dynamic_shapes"}
+
+
+def _refuse_file(path: Path) -> None:
+    """Refuse what PyTorch would not help with, before anybody installs it."""
+    if path.suffix in _PICKLES:
+        raise tf.ModelError(
+            "a pickled PyTorch file runs code when it is opened, so it is not opened here",
+            where=str(path),
+            remedy="save it with torch.export.save as .pt2, or name a factory that builds the"
+            " module and loads the weights: package.module:factory",
+        )
+    if not path.is_file():
+        raise tf.ModelError("there is no such file", where=str(path), remedy="check the path")
 
 
 def _require_torch(source: str) -> None:
