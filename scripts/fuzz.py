@@ -1,14 +1,16 @@
 """Fuzzes the readers of files from strangers, guided by which of our code an input reaches.
 
-    pip install '.[fuzz]' && python scripts/fuzz.py [--seconds 300] [--only recipe] [--keep FOLDER]
-                                                    [--result FILE]
+    pip install '.[test,fuzz]' && python scripts/fuzz.py [--seconds 300] [--examples 300]
+                                    [--only PART] [--keep FOLDER] [--result FILE [--add]]
 
-For the nightly mode; ``tests/test_fuzz.py`` is the part that runs with all tests. Readers of
-models, recipes, arrays, ranges and bundles share the seconds. Each may read its input or refuse it
-with one of our errors; any other exception, 20 seconds for one input, or 2 GiB of memory ends the
-run with exit code 1, and the input is kept in FOLDER; ``--only READER FILE`` reads it again.
-``--result`` writes how many inputs each reader had and what was found
-(``benchmarks/results/fuzz.json``); readers that were not asked for keep their earlier entry.
+For the nightly mode. Readers of models, recipes, arrays, ranges and bundles share the seconds. Each
+may read its input or refuse it with one of our errors; any other exception, 20 seconds for one
+input, or 2 GiB of memory ends the run with exit code 1, and the input is kept in FOLDER;
+``--only READER FILE`` reads it again. The part ``properties`` is ``tests/test_fuzz.py`` with new
+examples, so many for each test. ``--result`` writes how many inputs each part had and what was
+found (``benchmarks/results/fuzz.json``); parts that were not asked for keep their earlier entry.
+With ``--add`` the figures are added to it: a long run may be made of short ones, each of which
+goes on from the inputs in FOLDER.
 
 Atheris (libFuzzer for Python) makes the inputs: https://github.com/google/atheris
 """
@@ -23,6 +25,7 @@ import platform
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -32,6 +35,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 READERS = ("model", "recipe", "arrays", "ranges", "bundles")
+PROPERTIES = "properties"
 LIMITS = (
     "-timeout=20",
     "-rss_limit_mb=2048",
@@ -105,6 +109,26 @@ def fuzz(reader: str, arguments: list[str]) -> None:
     atheris.Fuzz()
 
 
+def run_properties(examples: int) -> dict[str, Any]:
+    """Run the property tests with new examples, and return what became of them."""
+    tests = ROOT / "tests" / "test_fuzz.py"
+    line = [sys.executable, "-m", "pytest", "-q", "--no-cov", "--timeout=1200", str(tests)]
+    line += ["--hypothesis-profile=nightly", "-rf", "-p", "no:cacheprovider"]
+    print(f"{PROPERTIES}: {examples} examples", flush=True)
+    started = time.monotonic()
+    many = {**os.environ, "TRTFORGE_FUZZ_EXAMPLES": str(examples)}
+    done = subprocess.run(line, check=False, cwd=ROOT, env=many, stdout=subprocess.PIPE)
+    told = done.stdout.decode(errors="replace")
+    print(told)
+    return {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "seconds": round(time.monotonic() - started),
+        "inputs": examples * len(re.findall(r"^@fuzzed$", tests.read_text(), re.MULTILINE)),
+        "status": done.returncode,
+        "found": re.findall(r"^FAILED \S+::(\S+)", told, re.MULTILINE),
+    }
+
+
 def run(reader: str, seconds: int, keep: Path) -> dict[str, Any]:
     """Fuzz one reader in a process of its own and return what became of it."""
     corpus = keep / reader
@@ -128,9 +152,21 @@ def run(reader: str, seconds: int, keep: Path) -> dict[str, Any]:
     }
 
 
-def write(result: Path, found: Mapping[str, Mapping[str, Any]]) -> None:
-    """Put what was found into ``result``, beside the readers that were fuzzed earlier."""
+def added(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
+    """Return one entry for two runs of the same part."""
+    sums = {name: (before[name] or 0) + (now[name] or 0) for name in ("seconds", "inputs")}
+    found = sorted({*before["found"], *now["found"]})
+    return {**now, **sums, "status": before["status"] or now["status"], "found": found}
+
+
+def write(result: Path, found: Mapping[str, Mapping[str, Any]], *, add: bool) -> None:
+    """Put what was found into ``result``, beside the parts that were fuzzed earlier."""
     known = json.loads(result.read_text())["readers"] if result.is_file() else {}
+    if add:
+        found = {
+            name: added(known[name], each) if name in known else each
+            for name, each in found.items()
+        }
     packages = ("trtforge", "atheris", "onnx-ir", "numpy")
     data = {
         "machine": f"{os.cpu_count()} cores, {platform.machine()}",
@@ -141,21 +177,27 @@ def write(result: Path, found: Mapping[str, Mapping[str, Any]]) -> None:
 
 
 def main() -> int:
-    """Fuzz all readers, or one of them."""
+    """Fuzz everything, or one part of it."""
     sys.path.insert(0, str(ROOT / "tests"))
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=int, default=300)
-    parser.add_argument("--only", choices=READERS)
+    parser.add_argument("--examples", type=int, default=300)
+    parser.add_argument("--only", choices=(*READERS, PROPERTIES), metavar="PART")
     parser.add_argument("--keep", type=Path, default=Path("fuzz"), metavar="FOLDER")
     parser.add_argument("--result", type=Path, metavar="FILE")
+    parser.add_argument("--add", action="store_true")
     asked, rest = parser.parse_known_args()
     if rest and asked.only:  # libFuzzer's own arguments, or files to read again
         fuzz(asked.only, rest)
-    wanted = [asked.only] if asked.only else list(READERS)
-    found = {reader: run(reader, asked.seconds // len(wanted), asked.keep) for reader in wanted}
+    wanted = [asked.only] if asked.only else [PROPERTIES, *READERS]
+    share = asked.seconds // len([part for part in wanted if part != PROPERTIES] or wanted)
+    found = {
+        part: run_properties(asked.examples) if part == PROPERTIES else run(part, share, asked.keep)
+        for part in wanted
+    }
     if asked.result:
-        write(asked.result, found)
-    failed = [reader for reader, outcome in found.items() if outcome["status"]]
+        write(asked.result, found, add=asked.add)
+    failed = [part for part, outcome in found.items() if outcome["status"]]
     print(f"failed: {', '.join(failed)}" if failed else "nothing was found")
     return 1 if failed else 0
 
