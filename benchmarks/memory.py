@@ -1,6 +1,6 @@
 """Predicted memory of engines beside what TensorRT-RTX reports of them.
 
-    python benchmarks/memory.py [--work FOLDER] [--only NAME...]
+    python benchmarks/memory.py [--work FOLDER] [--only NAME...] [--result FILE]
 
 Networks at the sizes people deploy (``memory_models.py``), random weights, SM 89, no GPU: TensorRT
 states its totals when it builds. Six groups:
@@ -13,8 +13,8 @@ states its totals when it builds. Six groups:
 - ``float16``: the ten after the step ``cast``, batch 4.
 - ``profile``: the ten with an optimization profile from 1 over 4 to 16; predicted for 16.
 
-Writes ``results/memory.json``. ``--work`` keeps the exported networks. Takes about half an hour on
-two cores.
+Writes ``results/memory.json``, or FILE. ``--work`` keeps the exported networks; with ``--only`` the
+rows of other networks stay as they are in the file. Takes about half an hour on two cores.
 """
 
 from __future__ import annotations
@@ -153,15 +153,24 @@ def summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return found
 
 
+def _others(result: Path, only: Sequence[str]) -> list[dict[str, Any]]:
+    """Return the rows of ``result`` that are not measured again."""
+    if not only or not result.is_file():
+        return []
+    return [row for row in json.loads(result.read_text())["rows"] if row["name"] not in only]
+
+
 def main() -> None:
     """Measure, print and write."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--work", type=Path)
     parser.add_argument("--only", nargs="*", default=[])
+    parser.add_argument("--result", type=Path, default=RESULT, metavar="FILE")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.work or Path(temporary)
-        rows, failed = [], []
+        rows = _others(options.result, options.only)
+        failed = []
         for case in cases():
             if options.only and case.name not in options.only:
                 continue
@@ -171,6 +180,8 @@ def main() -> None:
             except TrtforgeError as error:
                 failed.append({**vars(case), "error": str(error)})
                 print(failed[-1], file=sys.stderr, flush=True)
+    places = list(cases())
+    rows.sort(key=lambda row: places.index(Case(**{key: row[key] for key in vars(places[0])})))
     result = {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": f"{os.cpu_count()} cores, {platform.machine()}, no GPU",
@@ -181,8 +192,7 @@ def main() -> None:
         "rows": rows,
     }
     print(json.dumps(result["summary"], indent=2))
-    if not options.only:
-        RESULT.write_text(json.dumps(result, indent=1) + "\n")
+    options.result.write_text(json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":

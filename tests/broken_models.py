@@ -279,7 +279,7 @@ def targets() -> Iterator[Broken]:
     yield case("float32-gemm", gemm, "float32-product-on-turing", "sm_75", "sm_86")
     unknown = "g (float[2,4] x) => (float[2,4] y) { y = Relu (x) }"
     for wrong in ("sm_90", "sm_100"):
-        yield case("unknown", unknown, "bad-request", wrong, "sm_89")
+        yield case("unknown", unknown, "target-not-built", wrong, "sm_89")
 
 
 def limits() -> Iterator[Broken]:

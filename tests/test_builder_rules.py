@@ -80,9 +80,65 @@ def test_a_condition_that_is_known_takes_one_branch() -> None:
     assert list(refused_by_builder(ir.from_onnx_text(HEAD + text))) == []
 
 
-def test_attention_is_told_as_advice() -> None:
-    """Whether there is a kernel for its sizes only a build can say."""
-    text = "g (float[1,2,4,8] q) => (float[1,2,4,8] y) { y = Attention (q, q, q) }"
-    head = HEAD.replace(": 21", ": 23")
-    (found,) = refused_by_builder(ir.from_onnx_text(head + text))
+ATTENTION = "g (TYPE[2,SIZE] q, TYPE[2,SIZE] k) => (TYPE[A,B,C,D] y) { y = Attention (q, k, k) }"
+
+
+def attention(dtype: str, size: str) -> str:
+    return HEAD.replace(": 21", ": 23") + ATTENTION.replace("TYPE", dtype).replace("SIZE", size)
+
+
+@pytest.mark.parametrize(
+    ("model", "evidence"),
+    [
+        (attention("float", "2,4,16"), "it computes in FLOAT"),
+        (attention("float16", "2,4,8"), "its heads are 8 wide"),
+        (attention("float16", "2,4,257"), "its heads are 257 wide"),
+        (attention("float16", "1,4,16").replace("[2,1", "[1,1"), "one head and a batch of one"),
+        (attention("float16", "2,4,16").replace("q, k, k)", "q, q, k)"), "are one tensor, q"),
+    ],
+)
+def test_attention_without_a_kernel_is_refused(model: str, evidence: str) -> None:
+    (found,) = refused_by_builder(ir.from_onnx_text(model))
+    assert (found.code, found.level) == ("attention-without-kernel", "refused")
+    assert evidence in found.evidence
+
+
+def test_attention_with_a_kernel_is_no_finding_and_unknown_heads_are_advice() -> None:
+    assert list(refused_by_builder(ir.from_onnx_text(attention("float16", "2,4,9")))) == []
+    (found,) = refused_by_builder(ir.from_onnx_text(attention("float16", "H,4,16")))
     assert (found.code, found.level) == ("attention-without-kernel", "advice")
+
+
+TURN = (
+    "g (int64 n, float[LENGTH] x) => (float[K] y) <bool c = {1}> { y = Loop (n, c, x) "
+    "<body = b (int64 i, bool ci, float[P] s) => (bool co, float[P] t) "
+    "{ co = Identity (ci) MADE }> }"
+)
+CUT = "q = Constant <value_ints = [0]> () r = Constant <value_ints = [2]> () t = Slice (s, q, r)"
+GROWN = "t = Concat <axis = 0> (s, s)"
+
+
+@pytest.mark.parametrize(
+    ("length", "made", "usual", "evidence"),
+    [
+        ("4", GROWN, {}, "s enters a turn as [4] and leaves it as [8]"),
+        ("4", "t = Concat <axis = 0> (s, x)", {}, "as [8]"),
+        ("N", GROWN, {}, "with open sizes of 64: s enters a turn as [64] and leaves it as [128]"),
+        ("N", GROWN, {"x": (3,)}, "as [3] and leaves it as [6]"),
+        ("4", CUT, {}, "as [2]"),
+        ("N", CUT, {"x": (3,)}, "as [2]"),
+        ("N", CUT, {"x": (2,)}, ""),
+        ("N", CUT, {}, ""),
+        ("N", "t = Relu (s)", {}, ""),
+        ("N", "z = Constant <value_ints = [0]> () t = Unsqueeze (s, z)", {}, "as [1,64]"),
+        ("N", "z = Constant <value_ints = [-1]> () t = Reshape (s, z)", {}, ""),
+    ],
+)  # fmt: skip
+def test_a_loop_that_changes_a_shape_is_found_by_inferring_one_turn(
+    length: str, made: str, usual: dict[str, tuple[int, ...]], evidence: str
+) -> None:
+    """TensorRT-RTX 1.7.1 refuses exactly these: it compares at the usual shapes of the range."""
+    text = HEAD + TURN.replace("LENGTH", length).replace("MADE", made)
+    found = list(refused_by_builder(ir.from_onnx_text(text), usual))
+    assert [each.code for each in found] == (["loop-changes-shape"] if evidence else [])
+    assert all(evidence in each.evidence for each in found)

@@ -129,6 +129,21 @@ def test_the_largest_batch_that_fits_is_found_and_stated(tmp_path: Path, rule: R
     assert missed(ctx) == []
 
 
+def test_the_batch_is_lowered_wherever_an_input_has_it(tmp_path: Path, rule: Rule) -> None:
+    """As for a cache of keys, whose second axis it is; other axes stay."""
+    text = """<ir_version: 10, opset_import: ["" : 20]>
+        g (float[n, 4] x, float[2, n, l] past) => (float[n, 4] y, float[2, n, l] z)
+        { y = Softmax (x) z = Softmax (past) }"""
+    ranges = {"x": "1x4:2x4:32x4", "past": "2x1x512:2x2x512:2x32x1024"}
+    profile = {name: ShapeRange.read(each) for name, each in ranges.items()}
+    require = Requirements(activation_memory=ByteSize(40_000))
+    request = Request("m.onnx", (profile,), require=require)
+    ctx = Context(ir.from_proto(onnx.parser.parse_model(text)), tmp_path, request)
+    FitMemory(attempts=("batch",)).run(ctx)
+    fitted_to = {name: str(each.max) for name, each in ctx.request.profiles[0].items()}
+    assert fitted_to == {"x": "20x4", "past": "2x20x1024"}
+
+
 def test_each_change_is_measured_and_what_brings_nothing_is_undone(
     tmp_path: Path, rule: Rule
 ) -> None:

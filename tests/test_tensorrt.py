@@ -128,6 +128,7 @@ def test_types_that_a_target_lacks_are_refused_before_the_build(tmp_path):
 def test_a_target_that_this_tensorrt_does_not_know_is_refused(tmp_path):
     with pytest.raises(RequestError, match="does not build for sm_90") as raised:
         build(MLP, tmp_path, {"x": "8x4"}, targets=["sm_90"])
+    assert raised.value.code == "target-not-built"
     assert "sm_86" in raised.value.remedy
 
 

@@ -20,7 +20,7 @@ from trtforge.quantities import ShapeRange
 from trtforge.recipe import Recipe, Setting
 from trtforge.recipe_reader import find, read
 from trtforge.runner import Observer, PlannedStep, apply_stages
-from trtforge.session import Run, RunOptions, Session
+from trtforge.session import Run, RunOptions, Session, shape_range
 from trtforge.steps import Backend
 from trtforge.targets import read_target
 
@@ -115,7 +115,7 @@ def check(  # noqa: PLR0913  # each argument is one option of the command
     backend = _backend(host)
     with TemporaryDirectory(prefix="trtforge-check-") as folder:
         ctx = open_model(str(model), Path(folder), host)
-        profile = {name: ShapeRange.read(shape) for name, shape in (shapes or {}).items()}
+        profile = _profile(shapes or {})
         ctx.request = replace(
             ctx.request,
             targets=tuple(map(read_target, targets)),
@@ -134,6 +134,11 @@ def check(  # noqa: PLR0913  # each argument is one option of the command
             replace(each, mended=(each.code, each.node) not in places) for each in now.findings
         )
         return replace(now, findings=tuple(findings), after=left)
+
+
+def _profile(shapes: Mapping[str, object]) -> dict[str, ShapeRange]:
+    """Read the shape, or the range, of each input; an error names the input."""
+    return {name: shape_range(name, shape) for name, shape in shapes.items()}
 
 
 def _with_memory(diagnosis: Diagnosis, ctx: Context, host: Host) -> Diagnosis:
@@ -175,8 +180,7 @@ def bisect_build(
         if setting.step != backend.name:
             raise RequestError(f"--set {setting.text}: only options of {backend.name!r} count here")
     step = bind(backend, {each.option: each.value for each in settings}, f"step {backend.name!r}")
-    shapes = (options.shapes or {}).items()
-    profile = {name: ShapeRange.read(shape) for name, shape in shapes}
+    profile = _profile(options.shapes or {})
     with TemporaryDirectory(prefix="trtforge-bisect-") as folder:
         ctx = open_model(str(model), Path(folder), host)
         request = replace(

@@ -160,13 +160,16 @@ class ShapeRange:
         """Refuse different ranks and ``min <= opt <= max`` broken in any dimension."""
         if not len(self.min) == len(self.opt) == len(self.max):
             raise RequestError(
-                f"min {self.min}, opt {self.opt} and max {self.max} have different ranks"
+                f"min {self.min}, opt {self.opt} and max {self.max} have different ranks",
+                remedy="give all three the rank of the input",
+                code="bad-profile",
             )
         for axis, (low, mid, high) in enumerate(zip(self.min, self.opt, self.max, strict=True)):
             if not low <= mid <= high:
                 raise RequestError(
                     f"dimension {axis}: min {low}, opt {mid}, max {high} are not in order",
                     remedy="make min <= opt <= max in each dimension",
+                    code="bad-profile",
                 )
 
     @classmethod

@@ -224,7 +224,8 @@ def _comparing(host: Host) -> tuple[Stage, ...]:
     return (Stage("compare", (host.steps[givers[0]](),)),) if givers else ()
 
 
-def _shape_range(name: str, shape: object) -> ShapeRange:
+def shape_range(name: str, shape: object) -> ShapeRange:
+    """Read the shape, or the range, of an input; an error names it."""
     try:
         return ShapeRange.read(shape)
     except RequestError as error:
@@ -235,7 +236,7 @@ def _shape_range(name: str, shape: object) -> ShapeRange:
 def _with_options(recipe: Recipe, options: RunOptions) -> Recipe:
     """Return ``recipe`` with the shapes and targets of ``options``, where they are given."""
     if options.shapes:
-        profile = {name: _shape_range(name, shape) for name, shape in options.shapes.items()}
+        profile = {name: shape_range(name, shape) for name, shape in options.shapes.items()}
         recipe = replace(recipe, profiles=(profile,))
     if options.targets:
         recipe = replace(recipe, targets=tuple(map(read_target, options.targets)))

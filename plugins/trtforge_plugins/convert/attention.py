@@ -9,13 +9,15 @@ from typing import ClassVar
 import numpy as np
 import onnx_ir as ir
 
+from trtforge.graph import is_op
 from trtforge_plugins.convert.attention_mask import Mask, additive_mask
 from trtforge_plugins.convert.builder import Builder, rank
 from trtforge_plugins.convert.facts import attribute, declared_size, operand, used
 from trtforge_plugins.convert.rule import Refusal, Rule
 
 KERNEL_TYPES = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
-KERNEL_HEAD_SIZES = range(16, 257)
+KERNEL_HEAD_SIZES = range(9, 257)
+_KERNEL_WIDTHS = f"{KERNEL_HEAD_SIZES[0]} to {KERNEL_HEAD_SIZES[-1]}"
 WINDOWS = ("left_window_size", "right_window_size")
 
 
@@ -54,10 +56,10 @@ class WrittenAttention(Rule):
 
     def rewrite(self, node: ir.Node, build: Builder) -> Sequence[ir.Value | None] | Refusal | None:
         """Concatenate, mask, attend, merge the heads again."""
-        heads = _heads(node)
+        heads = read_heads(node)
         if heads is None:
             return Refusal("its one type, numbers of heads and head size are not known")
-        has_kernel = _has_kernel(node, heads)
+        has_kernel = not why_no_kernel(node, heads)
         if has_kernel and not _has_extras(node):
             return None
         if attribute(node, "scale", 1.0) < 0:
@@ -83,7 +85,8 @@ class WrittenAttention(Rule):
         return [result, key, value, scores][: len(node.outputs)]
 
 
-def _heads(node: ir.Node) -> Heads | None:
+def read_heads(node: ir.Node) -> Heads | None:
+    """Return the heads of an Attention node; None where something of them is not known."""
     query, key, value = node.inputs[:3]
     if query is None or key is None or value is None:
         return None
@@ -102,17 +105,35 @@ def _heads(node: ir.Node) -> Heads | None:
     return Heads(queries, keys, size, value_size, flat)
 
 
-def _has_kernel(node: ir.Node, heads: Heads) -> bool:
-    query = node.inputs[0]
-    return (
-        query is not None
-        and query.dtype in KERNEL_TYPES
-        and heads.size in KERNEL_HEAD_SIZES
-        and heads.value_size in (heads.size, None)
-        and not attribute(node, "softcap", 0.0)
-        and attribute(node, "softmax_precision") is None
-        and not used(node, 3)
-    )
+def why_no_kernel(node: ir.Node, heads: Heads) -> str:
+    """Return why TensorRT-RTX 1.7.1 has no kernel for an Attention node, or nothing.
+
+    Each was seen in builds for sm_75 to sm_120; with query and key from one tensor it crashes.
+    """
+    query, key = operand(node, 0), operand(node, 1)
+    batch = query.shape[0] if query is not None and query.shape is not None else None
+    if query is None or key is None or query.dtype not in KERNEL_TYPES:
+        return f"it computes in {query.dtype if query is not None else 'an unknown type'}"
+    if heads.size not in KERNEL_HEAD_SIZES:
+        return f"its heads are {heads.size} wide; kernels take {_KERNEL_WIDTHS}"
+    if heads.value_size not in (heads.size, None):
+        return f"heads of the value are {heads.value_size} wide, those of the query {heads.size}"
+    if batch == 1 and heads.queries == 1:
+        return "it has one head and a batch of one"
+    if _origin(query) is _origin(key):
+        return f"query and key are one tensor, {query.name}"
+    if attribute(node, "softcap", 0.0):
+        return "it caps the scores"
+    if attribute(node, "softmax_precision") is not None:
+        return "it states the type of the softmax"
+    return "it returns the scores" if used(node, 3) else ""
+
+
+def _origin(value: ir.Value) -> ir.Value:
+    """Return what ``value`` is the same tensor as."""
+    while is_op(node := value.producer(), "Identity") and node is not None and node.inputs[0]:
+        value = node.inputs[0]
+    return value
 
 
 def _has_extras(node: ir.Node) -> bool:
@@ -130,7 +151,7 @@ def _has_extras(node: ir.Node) -> bool:
 def _split(node: ir.Node, index: int, heads: Heads, build: Builder) -> ir.Value:
     """Return query, key or value as [batch, heads, sequence, size]."""
     value = node.inputs[index]
-    assert value is not None  # noqa: S101  # _heads() has seen it
+    assert value is not None  # noqa: S101  # read_heads() has seen it
     if not heads.flat:
         return value
     count = heads.keys if index else heads.queries
@@ -157,7 +178,7 @@ def _write_out(
     """Return the result and the scores that the fourth output shows, both in the query's type."""
     query, key, value = given
     dtype = query.dtype
-    assert dtype is not None  # noqa: S101  # _heads() has seen it
+    assert dtype is not None  # noqa: S101  # read_heads() has seen it
     if heads.queries != heads.keys:
         shared = np.repeat(np.arange(heads.keys), heads.queries // heads.keys)
         key, value = (build.op("Gather", each, shared, axis=1) for each in (key, value))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from math import gcd
@@ -55,7 +55,23 @@ class Setup:
 
     def with_batch(self, size: int) -> Setup:
         """Return the same with another largest batch."""
-        return self._with_ranges(lambda shapes: _with_first(shapes, size))
+        return self._with_ranges(
+            lambda name, shapes: _with_size(shapes, self._batch_axes(name, shapes), size)
+        )
+
+    def _batch_axes(self, name: str, shapes: ShapeRange) -> set[int]:
+        """Return the axes of an input that the batch is: the first, and others of its name."""
+        if self.batches is None:
+            return set()
+        declared = {value.name or "": value.shape for value in self.model.graph.inputs}
+        names = {
+            str(dims[0])
+            for given in self.request.profiles[0]
+            if (dims := declared.get(given)) and isinstance(dims[0], ir.SymbolicDim)
+        }
+        own = declared.get(name) or ()
+        named = {axis for axis, dim in enumerate(own) if str(dim) in names - {"None"}}
+        return {axis for axis in named | {0} if axis < len(shapes.max)}
 
     @property
     def grades(self) -> int:
@@ -63,8 +79,8 @@ class Setup:
         found = [
             most
             for profile in self.request.profiles
-            for shapes in profile.values()
-            for _, _, most in self._axes(shapes)
+            for name, shapes in profile.items()
+            for _, _, most in self._axes(name, shapes)
         ]
         return max(found, default=0)
 
@@ -76,38 +92,38 @@ class Setup:
         """
         grades = self.grades
 
-        def smaller(shapes: ShapeRange) -> ShapeRange:
+        def smaller(name: str, shapes: ShapeRange) -> ShapeRange:
             largest = list(shapes.max)
-            for axis, unit, most in self._axes(shapes):
+            for axis, unit, most in self._axes(name, shapes):
                 largest[axis] = shapes.opt[axis] + unit * (most * grade // grades)
             return ShapeRange(shapes.min, shapes.opt, Dims(largest))
 
         return self._with_ranges(smaller)
 
-    def _axes(self, shapes: ShapeRange) -> Iterator[tuple[int, int, int]]:
+    def _axes(self, name: str, shapes: ShapeRange) -> Iterator[tuple[int, int, int]]:
         """Yield axis, unit, and units between usual and largest, of each axis that can shrink."""
-        first = 0 if self.batches is None else 1
+        batch = self._batch_axes(name, shapes)
         rows = enumerate(zip(shapes.min, shapes.opt, shapes.max, strict=True))
         for axis, (low, usual, high) in rows:
-            if axis >= first and usual < high:
+            if axis not in batch and usual < high:
                 unit = gcd(low, usual, high)
                 yield axis, unit, (high - usual) // unit
 
-    def _with_ranges(self, changed: Callable[[ShapeRange], ShapeRange]) -> Setup:
+    def _with_ranges(self, changed: Callable[[str, ShapeRange], ShapeRange]) -> Setup:
         profiles = tuple(
-            {name: changed(shapes) for name, shapes in profile.items()}
+            {name: changed(name, shapes) for name, shapes in profile.items()}
             for profile in self.request.profiles
         )
         return replace(self, request=replace(self.request, profiles=profiles))
 
 
-def _with_first(shapes: ShapeRange, size: int) -> ShapeRange:
-    if not shapes.max or shapes.min[0] == shapes.max[0]:
-        return shapes
-    low, mid, high = shapes.min, shapes.opt, shapes.max
-    first = min(low[0], size), min(mid[0], size), size
-    pairs = zip(first, (low, mid, high), strict=True)
-    return ShapeRange(*(Dims((start, *dims[1:])) for start, dims in pairs))
+def _with_size(shapes: ShapeRange, axes: Collection[int], size: int) -> ShapeRange:
+    """Return ``shapes`` with ``size`` as the most of those ``axes`` that have a range."""
+    low, usual, high = list(shapes.min), list(shapes.opt), list(shapes.max)
+    for axis in axes:
+        if low[axis] < high[axis]:
+            low[axis], usual[axis], high[axis] = min(low[axis], size), min(usual[axis], size), size
+    return ShapeRange(Dims(low), Dims(usual), Dims(high))
 
 
 @dataclass(frozen=True)

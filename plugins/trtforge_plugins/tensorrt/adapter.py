@@ -16,6 +16,7 @@ from trtforge import BuildError, EnvironmentLacks, Progress, RequestError
 from trtforge_plugins.tensorrt.events import Listener
 from trtforge_plugins.tensorrt.order import BuildOrder, Profile
 from trtforge_plugins.tensorrt.profiles import NetworkInput
+from trtforge_plugins.tensorrt.target_rules import check_targets
 
 
 def load(flavor: str) -> Any:
@@ -103,6 +104,13 @@ class Session:
             for tensor in tensors
         ]
 
+    def targets(self) -> list[int]:
+        """Return the compute capabilities that it builds for; none: that of this machine's GPU."""
+        if not hasattr(self.trt, "ComputeCapability"):
+            return []
+        known = feature(self.trt, "ComputeCapability").__members__
+        return [int(name[2:]) for name in known if name[2:].isdigit()]
+
     def build(self, order: BuildOrder, progress: Progress) -> memoryview:
         """Build the network and return the engine's bytes; the listener has heard the reasons.
 
@@ -168,13 +176,7 @@ class Session:
         if not targets:
             return
         known = feature(self.trt, "ComputeCapability").__members__
-        for sm in targets:
-            if f"SM{sm}" not in known:
-                have = ", ".join(f"sm_{name[2:]}" for name in known if name[2:].isdigit())
-                raise RequestError(
-                    f"TensorRT-RTX {self.version} does not build for sm_{sm}",
-                    remedy=f"use some of {have}, or TensorRT itself on a machine with that GPU",
-                )
+        check_targets(f"TensorRT-RTX {self.version}", targets, self.targets())
         config.num_compute_capabilities = len(targets)
         for index, sm in enumerate(targets):
             if not feature(config, "set_compute_capability")(known[f"SM{sm}"], index):

@@ -19,7 +19,6 @@ from trtforge import (
     Memory,
     Progress,
     Request,
-    ShapeRange,
     StepError,
     Target,
     model_file,
@@ -32,8 +31,9 @@ from trtforge.tuning import Tuning
 from trtforge.worker import Job, Worker, WorkerFailure
 from trtforge_plugins.engine_layers import parse_layers
 from trtforge_plugins.tensorrt import gpu
+from trtforge_plugins.tensorrt.asked import Parsed
 from trtforge_plugins.tensorrt.build_files import engine_name, put_in_place, timing_cache
-from trtforge_plugins.tensorrt.build_targets import Compatibility, build_targets, gpu_name
+from trtforge_plugins.tensorrt.build_targets import Compatibility, build_targets, gpu_name, here
 from trtforge_plugins.tensorrt.engine_session import EngineSession
 from trtforge_plugins.tensorrt.examination import findings
 from trtforge_plugins.tensorrt.known_failures import causes, failure, refusal, remedies
@@ -41,8 +41,9 @@ from trtforge_plugins.tensorrt.library import Library, find, installed
 from trtforge_plugins.tensorrt.lints import lint
 from trtforge_plugins.tensorrt.model_checks import check_types, prepared
 from trtforge_plugins.tensorrt.opening import opened
-from trtforge_plugins.tensorrt.order import BuildOrder, Order, Profile
+from trtforge_plugins.tensorrt.order import BuildOrder, Order, triples
 from trtforge_plugins.tensorrt.plugin_nodes import Plugins, prove_plugins, with_plugins
+from trtforge_plugins.tensorrt.profiles import NetworkInput
 from trtforge_plugins.tensorrt.questions import ask, is_open
 from trtforge_plugins.tensorrt.reproduction import script
 
@@ -185,16 +186,18 @@ class TensorRT(Backend):
         """
         library = find(self.flavor)
 
-        def parse(ready: ir.Model) -> Sequence[Mapping[str, Any]]:
+        def parse(ready: ir.Model) -> Parsed:
             with tempfile.TemporaryDirectory(prefix=".tensorrt-", dir=ctx.workdir) as scratch:
                 order = Order(library.flavor, str(Path(scratch) / "model.onnx"))
-                return list(self._call("parse", order, ready, ctx, library)["refused"])
+                answer = self._call("parse", order, ready, ctx, library)
+            inputs = tuple(NetworkInput(**each) for each in answer["inputs"])
+            return Parsed(library.title, answer["refused"], inputs, answer["targets"] or here())
 
         return Diagnosis(
             model=ctx.request.source,
             backend=f"{library.flavor} {library.version}",
             findings=(
-                *findings(model, ctx.request.targets, parse, ctx.ops),
+                *findings(model, ctx.request, parse, ctx.ops),
                 *lint(model, ctx.request),
             ),
         )
@@ -255,7 +258,7 @@ class TensorRT(Backend):
             flavor=library.flavor,
             model="",
             log_level=self.log_level.upper(),
-            profiles=[_triples(profile) for profile in request.profiles],
+            profiles=[triples(profile) for profile in request.profiles],
             targets=[target.sm for target in targets] if library.flavor == "tensorrt_rtx" else [],
             optimization_level=self.optimization_level,
             pools={name: int(limit) for name, limit in limits.items() if limit is not None},
@@ -286,13 +289,6 @@ class _Labelled:
 
     def update(self, label: str, done: int, total: int) -> None:
         self._progress.update(f"tensorrt: {label}", done, total)
-
-
-def _triples(profile: Mapping[str, ShapeRange]) -> Profile:
-    return {
-        name: (list(shapes.min), list(shapes.opt), list(shapes.max))
-        for name, shapes in profile.items()
-    }
 
 
 def _with_plugins(

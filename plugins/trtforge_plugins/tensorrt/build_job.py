@@ -23,13 +23,17 @@ _PEAK = "VmHWM:"
 
 
 def parse(payload: dict[str, Any], _progress: Progress) -> dict[str, Any]:
-    """Return what the parser refuses; ``payload`` is an :class:`~.order.Order`."""
+    """Return what the parser refuses, the inputs of a network that it takes, and the targets.
+
+    ``payload`` is an :class:`~.order.Order`.
+    """
     order = Order(**payload)
     listener = Listener(sys.stderr, order.log_level)
     session = adapter.Session(adapter.load(order.flavor), listener)
     refused = session.parse(Path(order.model))
     inputs = [] if refused else [asdict(each) for each in session.inputs()]
-    return {"refused": refused, "inputs": inputs, "events": listener.events}
+    found = {"refused": refused, "inputs": inputs, "targets": session.targets()}
+    return {**found, "events": listener.events}
 
 
 def build(payload: dict[str, Any], progress: Progress) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from trtforge.targets import KNOWN
 from trtforge_plugins.tensorrt import gpu
 from trtforge_plugins.tensorrt.library import Library
 from trtforge_plugins.tensorrt.model_checks import takers
+from trtforge_plugins.tensorrt.target_rules import NOT_BUILT
 
 Compatibility = Literal["none", "ampere_plus", "same_compute_capability"]
 """Other GPUs that an engine of TensorRT 10 or 11 shall also run on."""
@@ -43,21 +44,28 @@ def build_targets(
             remedy="name targets (`targets: [sm_86, sm_89]`) and use TensorRT-RTX, "
             "which needs no GPU to build",
         )
-    here = KNOWN.get(f"sm_{device.sm}") or Target(device.sm, device.name, frozenset())
-    foreign = [target for target in asked if not _runs_on(target, here, compatibility)]
+    own = KNOWN.get(f"sm_{device.sm}") or Target(device.sm, device.name, frozenset())
+    foreign = [target for target in asked if not _runs_on(target, own, compatibility)]
     if foreign:
         raise RequestError(
-            f"{library.title} builds for the GPU of this machine ({here}), not for "
+            f"{library.title} builds for the GPU of this machine ({own}), not for "
             f"{', '.join(map(str, foreign))}",
             remedy="use TensorRT-RTX, or build on such a GPU",
+            code=NOT_BUILT,
         )
-    return tuple(asked) or (here,)
+    return tuple(asked) or (own,)
 
 
 def _runs_on(target: Target, here: Target, compatibility: Compatibility) -> bool:
     if compatibility == "ampere_plus":
         return target.sm >= 80
     return target.sm == here.sm
+
+
+def here() -> list[int]:
+    """Return the compute capability of this machine's GPU, where there is one."""
+    device = gpu.current()
+    return [] if device is None else [device.sm]
 
 
 def gpu_name(library: Library) -> str:

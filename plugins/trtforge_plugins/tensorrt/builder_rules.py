@@ -6,13 +6,16 @@ The codes, causes and remedies are those of the failures that a build would end 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from types import MappingProxyType
 
 import numpy as np
 import onnx_ir as ir
 
 from trtforge.diagnosis import Finding, Level
 from trtforge.graph import constant, is_op, label, nodes
-from trtforge_plugins.tensorrt.failure_rules import rules
+from trtforge_plugins.convert.attention import read_heads, why_no_kernel
+from trtforge_plugins.tensorrt.failure_rules import rule
+from trtforge_plugins.tensorrt.loop_shapes import Shapes, changing_loops
 
 LONGEST_TOP = 3840
 """Elements that TensorRT's TopK returns at most."""
@@ -25,25 +28,37 @@ Look = Callable[[ir.Node], Iterator[str]]
 """Yields what was found at a node where the rule applies."""
 
 
-def refused_by_builder(model: ir.Model) -> Iterator[Finding]:
-    """Yield the findings on ``model``, which stays as it is."""
-    known = {rule.code: rule for rule in rules()}
+def refused_by_builder(model: ir.Model, usual: Shapes = MappingProxyType({})) -> Iterator[Finding]:
+    """Yield the findings on ``model``, which stays as it is.
+
+    Args:
+        model: Its functions are inlined already.
+        usual: The usual shape of inputs with a range.
+    """
     for value in model.graph.inputs:
         if value.dtype in _NARROW:
-            rule = known["quantized-type-loose"]
+            known = rule("quantized-type-loose")
             yield Finding(
-                rule.code, value.name or "", "", rule.cause.format(op="an input"),
-                f"the input is {value.dtype.name.lower()}", rule.remedies, seen_in="model",
+                known.code, value.name or "", "", known.cause.format(op="an input"),
+                f"the input is {value.dtype.name.lower()}", known.remedies, seen_in="model",
             )  # fmt: skip
+    told = set()
     for node in nodes(model):
         for code, level, look in _RULES:
             for found in look(node):
-                rule = known[code]
-                cause = rule.cause.format(op=node.op_type)
-                yield Finding(
-                    code, label(node), node.op_type, cause, found, rule.remedies, level,
-                    seen_in="model",
-                )  # fmt: skip
+                told.add((code, label(node)))
+                yield _finding(code, node, found, level)
+    for node, change in changing_loops(model, usual):
+        if ("loop-changes-shape", label(node)) not in told:
+            yield _finding("loop-changes-shape", node, change, "refused")
+
+
+def _finding(code: str, node: ir.Node, found: str, level: Level) -> Finding:
+    known = rule(code)
+    cause = known.cause.format(op=node.op_type)
+    return Finding(
+        code, label(node), node.op_type, cause, found, known.remedies, level, seen_in="model"
+    )
 
 
 def _loose_type(node: ir.Node) -> Iterator[str]:
@@ -125,8 +140,15 @@ def _carried(node: ir.Node) -> Iterator[tuple[ir.Value, ir.Value]]:
 
 
 def _attention(node: ir.Node) -> Iterator[str]:
-    if is_op(node, "Attention"):
-        yield "for small sizes TensorRT-RTX 1.7.1 has no kernel, so the build may fail"
+    heads = read_heads(node) if is_op(node, "Attention") else None
+    reason = why_no_kernel(node, heads) if heads is not None else ""
+    if reason:
+        yield reason
+
+
+def _open_attention(node: ir.Node) -> Iterator[str]:
+    if is_op(node, "Attention") and read_heads(node) is None:
+        yield "its heads are not known, and TensorRT-RTX 1.7.1 has kernels for some sizes only"
 
 
 _RULES: tuple[tuple[str, Level, Look], ...] = (
@@ -137,5 +159,6 @@ _RULES: tuple[tuple[str, Level, Look], ...] = (
     ("slice-out-of-bounds", "refused", _expand),
     ("loop-changes-type", "refused", _loop_types),
     ("loop-changes-shape", "refused", _loop_shapes),
-    ("attention-without-kernel", "advice", _attention),
+    ("attention-without-kernel", "refused", _attention),
+    ("attention-without-kernel", "advice", _open_attention),
 )

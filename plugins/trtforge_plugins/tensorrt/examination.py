@@ -8,18 +8,26 @@ from typing import Any
 
 import onnx_ir as ir
 
-from trtforge import BuildError, CustomOp, RequestError, Substitute, Target, TrtforgeError
+from trtforge import BuildError, CustomOp, Request, RequestError, Substitute, TrtforgeError
 from trtforge.diagnosis import Finding
 from trtforge.graph import nodes
 from trtforge.worker import WorkerFailure
 from trtforge_plugins.convert.freeze_inputs import wanted_constants
 from trtforge_plugins.fuse.substitutes import find_substitute
+from trtforge_plugins.tensorrt.asked import (
+    NO_KERNELS,
+    Parsed,
+    of_ranges,
+    of_targets,
+    ranges_asked_for,
+    usual_shapes,
+)
 from trtforge_plugins.tensorrt.builder_rules import refused_by_builder
 from trtforge_plugins.tensorrt.known_failures import cause_of, evidence
 from trtforge_plugins.tensorrt.model_checks import check_types, prepared
 
-Parse = Callable[[ir.Model], Sequence[Mapping[str, Any]]]
-"""Parses a model and returns the refused nodes (see ``adapter.Session.parse``)."""
+Parse = Callable[[ir.Model], Parsed]
+"""Parses a model."""
 
 CODES = {
     "misread-model": (
@@ -52,6 +60,16 @@ CODES = {
         "the process that parses failed with an error that is not TensorRT's",
         ("look at the log that the error names",),
     ),
+    "no-nodes": (
+        "The model has no nodes",
+        "the model only hands through what it gets, so there is nothing to build",
+        ("export the model again, with the part that computes",),
+    ),
+    "target-not-built": (
+        "This TensorRT does not build for the target",
+        NO_KERNELS,
+        ("name other targets (docs/targets.md)", "use TensorRT itself on a machine with that GPU"),
+    ),
     "refused": (
         "The parser refuses a node for a reason that no rule explains",
         "the cause is in TensorRT's own words",
@@ -66,7 +84,7 @@ CODES = {
 
 def findings(
     model: ir.Model,
-    targets: Sequence[Target],
+    request: Request,
     parse: Parse,
     ops: Mapping[str, type[CustomOp]] = MappingProxyType({}),
 ) -> Iterator[Finding]:
@@ -74,34 +92,48 @@ def findings(
 
     Args:
         model: Stays as it is.
-        targets: GPUs whose types the model must keep to.
+        request: GPUs whose types the model must keep to, and ranges that must fit its inputs.
         parse: Asks TensorRT.
         ops: Custom ops, which may take the place of refused nodes.
     """
     try:
         ready = prepared(model)
     except (BuildError, RequestError) as error:
-        yield _of_model("misread-model", error)
+        yield _of_model(error.code if error.code in CODES else "misread-model", error)
         return
     try:
-        check_types(ready, targets)
+        check_types(ready, request.targets)
     except RequestError as error:
         yield _of_model("type-of-target", error)
     try:
-        refused = parse(ready)
+        parsed = parse(ready)
     except WorkerFailure as error:
         yield _of_model(f"parser-{error.cause.value}", error)
         return
-    told: dict[Finding, None] = {}
+    yield from of_targets(ready, request.targets, parsed)
+    inputs, profiles = ranges_asked_for(ready, request, parsed)
+    yield from of_ranges(ready, inputs, profiles)
+    told = dict.fromkeys(_of_nodes(model, ready, parsed.refused, ops))
+    yield from told
+    places = {finding.node for finding in told if finding.node}
+    for each in refused_by_builder(ready, usual_shapes(inputs, profiles)):
+        if each.node not in places:
+            yield each
+
+
+def _of_nodes(
+    model: ir.Model,
+    ready: ir.Model,
+    refused: Sequence[Mapping[str, Any]],
+    ops: Mapping[str, type[CustomOp]],
+) -> Iterator[Finding]:
+    """Yield a finding for each node that the parser refuses."""
     freezable = _freezable(ready) if refused else {}
     replaceable = _replaceable(model, refused, ops) if refused else {}
     for each in refused:
         place = (each["node"], each["op"])
         first = (*_freezing(freezable.get(place, {})), *_replacing(replaceable.get(place, "")))
-        told[_of_node(each, first)] = None
-    yield from told
-    places = {(finding.code, finding.node) for finding in told}
-    yield from (each for each in refused_by_builder(ready) if (each.code, each.node) not in places)
+        yield _of_node(each, first)
 
 
 def _freezable(model: ir.Model) -> dict[tuple[str, str], dict[str, str]]:

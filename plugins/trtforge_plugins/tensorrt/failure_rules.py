@@ -72,6 +72,11 @@ def rules() -> tuple[Rule, ...]:
     )
 
 
+def rule(code: str) -> Rule:
+    """Return the rule with this code."""
+    return next(each for each in rules() if each.code == code)
+
+
 def _rule(data: Mapping[str, Any]) -> Rule:
     patterns = {
         key: re.compile(data[key]) for key in ("pattern", "unless", "without") if key in data

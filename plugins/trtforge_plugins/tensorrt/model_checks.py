@@ -36,7 +36,7 @@ def prepared(model: ir.Model) -> ir.Model:
             Loop collects has a length that TensorRT gets wrong.
     """
     if not len(model.graph):
-        raise RequestError("the model has no nodes, so there is nothing to build")
+        raise RequestError("the model has no nodes, so there is nothing to build", code="no-nodes")
     if model.functions:
         try:
             model = InlinePass()(model.clone()).model

@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+
+from trtforge import ShapeRange
 
 Triple = tuple[list[int], list[int], list[int]]
 Profile = dict[str, Triple]
 """Input name to its smallest, usual and largest shape."""
+
+
+def triples(profile: Mapping[str, ShapeRange]) -> Profile:
+    """Return a profile as plain data."""
+    return {
+        name: (list(shapes.min), list(shapes.opt), list(shapes.max))
+        for name, shapes in profile.items()
+    }
 
 
 @dataclass(frozen=True)

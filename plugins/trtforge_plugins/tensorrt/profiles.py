@@ -5,7 +5,7 @@ TensorRT itself takes a wrong profile silently and fails late; see the tests.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from trtforge import RequestError
@@ -53,19 +53,36 @@ def check_profiles(inputs: Sequence[NetworkInput], profiles: Sequence[Profile]) 
         RequestError: an unknown input, another rank, another static dimension, a wrong number of
             values for a shape input, or no range for an input that needs one.
     """
+    for _, problem in problems(inputs, profiles or ({},)):
+        raise problem
+
+
+def problems(
+    inputs: Sequence[NetworkInput], profiles: Sequence[Profile]
+) -> Iterator[tuple[str, RequestError]]:
+    """Yield what is wrong with each range, and what range is missing, by the name of the input."""
     by_name = {each.name: each for each in inputs}
     for profile in profiles:
         for name, ranges in profile.items():
             if name not in by_name:
                 hint = did_you_mean(name, by_name) or f"It has: {', '.join(by_name)}."
-                raise RequestError(
-                    f"shapes: the model has no input {name!r}. {hint}",
-                    remedy="give a range for each dynamic input, by its name",
-                    code=BAD,
+                yield (
+                    name,
+                    RequestError(
+                        f"shapes: the model has no input {name!r}. {hint}",
+                        remedy="give a range for each dynamic input, by its name",
+                        code=BAD,
+                    ),
                 )
-            _check_range(by_name[name], ranges)
-    for profile in profiles or ({},):
-        _refuse_missing(each for each in inputs if each.needs_profile and each.name not in profile)
+                continue
+            try:
+                _check_range(by_name[name], ranges)
+            except RequestError as error:
+                yield name, error
+    for profile in profiles:
+        lacking = [each for each in inputs if each.needs_profile and each.name not in profile]
+        if lacking:
+            yield lacking[0].name, _missing(lacking)
 
 
 def _check_range(each: NetworkInput, ranges: Triple) -> None:
@@ -98,14 +115,11 @@ def _check_range(each: NetworkInput, ranges: Triple) -> None:
             )
 
 
-def _refuse_missing(missing: Iterable[NetworkInput]) -> None:
-    lacking = list(missing)
-    if not lacking:
-        return
+def _missing(lacking: Sequence[NetworkInput]) -> RequestError:
     names = ", ".join(
         f"{each.name!r} ({'decides shapes' if each.is_shape else each.text})" for each in lacking
     )
-    raise RequestError(
+    return RequestError(
         f"no range is given for the dynamic input{'s' if len(lacking) > 1 else ''} {names}",
         remedy=f"add to the recipe: shapes: {{{', '.join(each.example for each in lacking)}}}",
         code="no-profile",
