@@ -30,7 +30,7 @@ from trtforge import (
 )
 from trtforge.check_page import render
 from trtforge.memory_picture import Level, columns
-from trtforge.memory_plan import MemoryPlan
+from trtforge.memory_plan import MemoryPlan, describe
 from trtforge.verdict import missed
 
 HEAD = '<ir_version: 10, opset_import: ["" : 20]>'
@@ -54,6 +54,18 @@ def test_buffers_that_live_together_never_overlap(given_buffers: list[Buffer]) -
             )
             apart = one.end <= other.offset or other.end <= one.offset
             assert apart or not together or not one.buffer.size or not other.buffer.size
+
+
+@pytest.mark.parametrize(("second", "beside"), [("x", 2), ("a", 0)])
+def test_kernels_that_could_run_beside_others_are_told(second: str, beside: int) -> None:
+    """TensorRT may run them on auxiliary streams, and then needs more than is predicted."""
+    text = f"""{HEAD} g (float[1,4,8,8] x, float[4,4,1,1] v, float[4,4,1,1] w)
+        => (float[1,4,8,8] a, float[1,4,8,8] b) {{ a = Conv (x, v) b = Conv ({second}, w) }}"""
+    plan = predict(ir.from_onnx_text(text), {})
+    assert plan.beside == beside
+    told = " ".join(describe(plan))
+    assert (f"{beside} library kernels could run beside others" in told) == bool(beside)
+    assert ("max_aux_streams: 0" in told) == bool(beside)
 
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # a busy machine

@@ -42,6 +42,9 @@ class MemoryPlan(Artifact):
     """The caller's output buffers."""
     timeline: tuple[Moment, ...]
     """The kernels in the order in which they run."""
+    beside: int = 0
+    """Library kernels that wait for no other one at the same place of the graph, and so could run
+    beside it. The plan has all kernels on one stream."""
 
     @property
     def total(self) -> int:
@@ -68,4 +71,10 @@ def describe(plan: MemoryPlan) -> list[str]:
     largest = ", ".join(f"{name} {format_bytes(size)}" for name, size in plan.peak.tensors[:SHOWN])
     more = f" and {len(plan.peak.nodes) - SHOWN} more" if len(plan.peak.nodes) > SHOWN else ""
     nodes = f"{', '.join(plan.peak.nodes[:SHOWN])}{more}"
-    return [totals, f"most is in use at {plan.peak.title} ({nodes}): {largest or 'workspace'}"]
+    peak = f"most is in use at {plan.peak.title} ({nodes}): {largest or 'workspace'}"
+    streams = (
+        f"{plan.beside} library kernels could run beside others: where TensorRT gives them "
+        "auxiliary streams, which share no memory, it needs more; `max_aux_streams: 0` of the "
+        "step `tensorrt` keeps it to what is predicted"
+    )
+    return [totals, peak, streams] if plan.beside else [totals, peak]

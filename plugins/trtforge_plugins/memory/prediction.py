@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from heapq import nlargest
 from math import prod
@@ -54,7 +55,20 @@ def predict(model: ir.Model, shapes: Mapping[str, Sequence[int]]) -> MemoryPlan:
         inputs=sum(_size(value) for value in bound.graph.inputs),
         outputs=sum(_size(value) for value in bound.graph.outputs),
         timeline=tuple(_timeline(ran, [*buffers, *scratch])),
+        beside=_beside(ran),
     )
+
+
+def _beside(ran: Sequence[Kernel]) -> int:
+    """Return how many library kernels stand as deep in the graph as another one."""
+    kernel_of = {node: kernel for kernel in ran for node in kernel.nodes}
+    depth: dict[Kernel, int] = {}
+    for kernel in ran:  # each follows what it reads
+        writers = (value.producer() for node in kernel.nodes for value in sources(node))
+        before = (kernel_of[node] for node in writers if node in kernel_of)
+        depth[kernel] = 1 + max((depth.get(each, 0) for each in before), default=0)
+    deep = Counter(depth[kernel] for kernel in ran if kernel.needs_workspace)
+    return sum(count for count in deep.values() if count > 1)
 
 
 def _timeline(ran: Sequence[Kernel], buffers: Iterable[Buffer]) -> Iterator[Moment]:
