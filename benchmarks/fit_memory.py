@@ -130,9 +130,14 @@ def fit(name: str, budget: str, need: Mapping[str, int], folder: Path) -> dict[s
         "limit": {key: int(limit) for key, limit in limits.items() if limit is not None},
         "seconds": round(time.perf_counter() - started, 1),
         "chosen": next(n.text for n in reversed(ctx.notes) if n.text.startswith("chosen: ")),
-        "notes": [note.text for note in ctx.notes if note.text.startswith(("batch: ", "shapes: "))],
+        "notes": [note.text for note in ctx.notes if _says_more(note.text)],
         "rows": Watched.rows,
     }
+
+
+def _says_more(note: str) -> bool:
+    """Whether a note tells of a search, or why something could not be tried."""
+    return note.startswith(("batch: ", "shapes: ")) or ": not possible: " in note
 
 
 def splits(name: str, folder: Path) -> list[dict[str, Any]]:
