@@ -62,9 +62,9 @@ def prepare(name: str, work: Path) -> dict[str, str]:
             continue
         folder.mkdir(parents=True, exist_ok=True)
         try:
-            if precision == "float32":
+            if not (folder / "raw.onnx").is_file() and precision == "float32":
                 _export(wanted, raw)
-            else:
+            elif not (folder / "raw.onnx").is_file():
                 _lower(wanted, precision, raw, folder / "raw.onnx")
         except Exception as error:  # noqa: BLE001  # that it cannot be made is the result
             failed[precision] = _words(error)
@@ -101,6 +101,8 @@ def _lower(wanted: Architecture, precision: str, model: Path, result: Path) -> N
 def _rewrite_all(folder: Path) -> None:
     failed = {}
     for tool in TOOLS[1:]:
+        if (folder / f"{tool}.onnx").is_file():
+            continue
         try:
             _rewrite(tool, folder / "raw.onnx", folder / f"{tool}.onnx")
         except Exception as error:  # noqa: BLE001  # that a tool fails is the result
@@ -116,6 +118,7 @@ def _rewrite(tool: str, model: Path, result: Path) -> None:
     elif tool == OPS:
         _run(RECIPE_OF_OPS, model.with_name("trtforge.onnx"), result)
         if not onnx.load(result, load_external_data=False).functions:
+            result.unlink()
             raise LookupError("no custom op fits into it")
     elif tool == "onnxsim":
         import onnxsim
@@ -141,8 +144,10 @@ def main() -> None:
     """Prepare the model of the command line."""
     name, folder = sys.argv[1:]
     failed = prepare(name, Path(folder))
-    made = {p: version(p) for p in ("torch", "onnxscript", "onnxsim", "onnxslim", "trtforge")}
-    (Path(folder) / "made.json").write_text(json.dumps(made))
+    made = Path(folder) / "made.json"
+    if not made.is_file():  # else somewhere else, and only what was missing is added here
+        tools = ("torch", "onnxscript", "onnxsim", "onnxslim", "trtforge")
+        made.write_text(json.dumps({tool: version(tool) for tool in tools}))
     print(json.dumps(failed))
 
 

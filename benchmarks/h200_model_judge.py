@@ -30,7 +30,7 @@ def distance(found: Outputs, expected: Outputs) -> float:
     )
 
 
-def error(found: Outputs, exact: Outputs) -> float:
+def deviation(found: Outputs, exact: Outputs) -> float:
     """Return the norm of the difference, in shares of the norm; of the worst output."""
     return max(
         float(np.linalg.norm(off)) / (float(np.linalg.norm(right)) or 1.0)
@@ -61,6 +61,6 @@ def differs(precision: str, outputs: Mapping[str, Outputs], exact: Outputs) -> d
     allowed = NEAR.get(precision) or max(2 * far["raw"], HALF_STEP)
     too_far = {tool: each for tool, each in far.items() if not each <= allowed}
     if precision == "qdq":
-        largest = SAME_ERROR * error(outputs["raw"], exact)
-        too_far = {t: far[t] for t in too_far if not error(outputs[t], exact) <= largest}
+        largest = SAME_ERROR * deviation(outputs["raw"], exact)
+        too_far = {t: far[t] for t in too_far if not deviation(outputs[t], exact) <= largest}
     return too_far

@@ -20,7 +20,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from h200_model_files import OPS, PRECISIONS, TOOLS, architecture, inputs
-from h200_model_judge import differs, error
+from h200_model_judge import deviation, differs
 from h200_model_sessions import MODES, Bound, Mode, compiled, used_memory
 
 from trtforge.timing_statistics import interval
@@ -175,7 +175,7 @@ class Row:
             "notes": self.notes,
             "failed": self.failed,
             "differs": differs(self.precision, outputs, exact),
-            "error": {t: round(error(found, exact), 6) for t, found in outputs.items()},
+            "error": {t: round(deviation(found, exact), 6) for t, found in outputs.items()},
             "nodes": {tool: sum(counts.values()) for tool, counts in operators.items()},
             "same nodes": [t for t in PEERS if operators.get(t) == mine],
             "memory": memory,
