@@ -174,7 +174,10 @@ def compiled(module: nn.Module, feeds: Mapping[str, Tensor], precision: str) -> 
     with torch.cuda.graph(graph):
         found = function(**feeds)
 
+    alive = (module, feeds)  # the graph reads their memory, which it does not hold
+
     def run() -> Any:
+        assert alive
         graph.replay()
         wait()
         return found

@@ -12,7 +12,8 @@ many networks at a time.
 
 ``measure`` needs an NVIDIA GPU, torch and onnxruntime-gpu. ONNX Runtime's CUDA provider runs what
 the tools made, batch 1 and 32, all on the same inputs, which lie on the GPU, as do the outputs; a
-run is one CUDA graph where all models of a row can be captured. No TensorRT engine is run: what is
+run is one CUDA graph where all models of a row can be captured. An optimization that moves biases
+to the CPU is off for all. No TensorRT engine is run: what is
 measured is the graph, as ONNX Runtime runs it. torch.compile runs the module itself, or its
 ``half()``. Networks are spread over the GPUs there are; on each GPU one process runs at a time.
 Tools take turns within a round; a time is the median of the rounds, a ratio the median of the
