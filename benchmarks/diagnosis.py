@@ -8,6 +8,8 @@
 2. ``bisect --recipe`` on a graph of BERT-base (12 layers, small widths, random weights) in which
    some units of the feed-forward layers are outliers that INT8 cannot hold: how often the model was
    compared, against once for each node.
+3. ``bisect --build`` on such a chain of 5 000 nodes in which one node, in the middle, is taken by
+   TensorRT's parser and refused by its builder: how many parts were built to find it.
 
 Writes ``benchmarks/results/diagnosis.json``.
 """
@@ -148,6 +150,34 @@ def bisection_row(folder: Path, culprits: tuple[int, ...]) -> dict[str, Any]:
     }
 
 
+def reduction_row(folder: Path) -> dict[str, Any]:
+    """Count the builds that find a loose Cast to float8 in a chain of 5 000 nodes."""
+    from trtforge.api import RunOptions, bisect_build
+    from trtforge.bisection import Search
+
+    model = graph_of_5000_nodes(refused=False)
+    middle = model.graph.node[2501]
+    assert middle.op_type == "Relu"
+    back = helper.make_node("Cast", ["narrow"], list(middle.output), "back", to=TensorProto.FLOAT)
+    middle.CopyFrom(
+        helper.make_node(
+            "Cast", list(middle.input), ["narrow"], "narrow", to=TensorProto.FLOAT8E4M3FN
+        )
+    )
+    model.graph.node.insert(2502, back)
+    onnx.save(model, folder / "chain.onnx")
+    started = time.perf_counter()
+    options = RunOptions(targets=("sm_89",))
+    found = bisect_build(folder / "chain.onnx", Search(folder / "smallest"), options=options)
+    return {
+        "nodes": found.of,
+        "found": list(found.nodes),
+        "code": found.code,
+        "builds": found.builds,
+        "seconds": round(time.perf_counter() - started, 1),
+    }
+
+
 def main() -> None:
     """Measure and write the result."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -156,6 +186,7 @@ def main() -> None:
     with TemporaryDirectory() as name:
         folder = Path(name)
         checks = [check_row(folder, rounds, refused=refused) for refused in (False, True)]
+        reduction = reduction_row(folder)
         bisections = [bisection_row(folder, layers) for layers in ((4,), (2, 9))]
     result = {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -164,6 +195,7 @@ def main() -> None:
         "versions": {name: version(name) for name in ("trtforge", "tensorrt-rtx", "onnxruntime")},
         "check": checks,
         "bisect_recipe": bisections,
+        "bisect_build": reduction,
     }
     RESULT.write_text(json.dumps(result, indent=2) + "\n")
     print(RESULT.read_text())
