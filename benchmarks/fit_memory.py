@@ -24,7 +24,7 @@ import os
 import platform
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from itertools import product
@@ -167,18 +167,23 @@ def main() -> None:
     parser.add_argument("--result", type=Path, default=RESULT, metavar="FILE")
     options = parser.parse_args()
     fitting.Trials = Watched  # type: ignore[misc]  # the step makes its trials itself
-    result = json.loads(options.result.read_text()) if options.result.is_file() else {}
-    known = {(run["network"], run["budget"]): run for run in result.get("runs", ())}
-    splitting = {(row["network"], row["parts"]): row for row in result.get("splits", ())}
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.work or Path(temporary)
         for name in options.only:
             need = as_asked(name, folder)
             for budget in options.budgets:
-                known[name, budget] = fit(name, budget, need, folder)
-                print(json.dumps(known[name, budget], indent=1), flush=True)
-            if "none" in options.budgets:
-                splitting |= {(row["network"], row["parts"]): row for row in splits(name, folder)}
+                run = fit(name, budget, need, folder)
+                print(json.dumps(run, indent=1), flush=True)
+                write(options.result, [run], splits(name, folder) if budget == "none" else [])
+
+
+def write(
+    file: Path, runs: Sequence[Mapping[str, Any]], parts: Sequence[Mapping[str, Any]]
+) -> None:
+    """Put ``runs`` and ``parts`` into ``file``, beside those of other networks and budgets."""
+    stored = json.loads(file.read_text()) if file.is_file() else {}
+    known = {(row["network"], row["budget"]): row for row in (*stored.get("runs", ()), *runs)}
+    split_up = {(row["network"], row["parts"]): row for row in (*stored.get("splits", ()), *parts)}
     packages = ("trtforge", "tensorrt-rtx", "torch", "onnxruntime")
     result = {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -187,9 +192,9 @@ def main() -> None:
         "versions": {name: version(name) for name in packages},
         "batches": BATCHES,
         "runs": [known[key] for key in product(NETWORKS, BUDGETS) if key in known],
-        "splits": [splitting[key] for key in sorted(splitting)],
+        "splits": [split_up[key] for key in sorted(split_up)],
     }
-    options.result.write_text(json.dumps(result, indent=1) + "\n")
+    file.write_text(json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":
