@@ -7,6 +7,7 @@ import os
 import shutil
 import stat
 import zipfile
+from contextlib import closing
 
 import jsonschema
 import pytest
@@ -18,8 +19,9 @@ from hypothesis import strategies as st
 
 from trtforge import demo
 from trtforge.api import run
+from trtforge.bundle import copying
 from trtforge.bundle.contents import of_runs
-from trtforge.bundle.copying import CHUNK, copy_and_hash
+from trtforge.bundle.copying import CHUNK, WriteBehind, copy_and_hash
 from trtforge.bundle.manifest import MANIFEST, SIGNATURE, manifest_schema, read_manifest
 from trtforge.bundle.storage import Bundle
 from trtforge.bundle.writer import write
@@ -398,7 +400,46 @@ def test_a_source_that_becomes_shorter_ends_the_copy(tmp_path, monkeypatch):
         copy_and_hash(source, target)
 
 
+def test_what_is_written_behind_arrives_and_may_be_written_again(tmp_path):
+    pieces = [os.urandom(size) for size in (1, 0, 100_000, 7)]
+    with closing(WriteBehind(tmp_path / "a")) as file:
+        for piece in pieces:
+            file.write(piece)
+        file.seek(1)
+        file.write(b"head")
+        file.flush()
+        assert file.tell() == 5
+        assert (tmp_path / "a").stat().st_size == 100_008
+    whole = b"".join(pieces)
+    assert (tmp_path / "a").read_bytes() == whole[:1] + b"head" + whole[5:]
+
+
+def test_a_write_that_fails_behind_is_raised(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "pwrite", full)
+    file = WriteBehind(tmp_path / "a")
+    file.write(b"content")
+    with pytest.raises(OSError, match="No space"):
+        file.close()
+    assert file.closed
+
+
 # Writing: whole, or not at all.
+
+
+@FORMS
+def test_a_disk_that_fails_while_more_is_written_leaves_nothing(name, tmp_path, monkeypatch):
+    def broken(_):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(copying, "_sync", broken)
+    monkeypatch.setattr(copying, "_EARLY", 1)
+    out = tmp_path / "out"
+    with pytest.raises(RequestError, match="Input/output error"):
+        write(contents(tmp_path / "run"), out / name)
+    assert list(out.iterdir()) == []
 
 
 @FORMS

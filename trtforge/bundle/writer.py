@@ -14,18 +14,18 @@ import secrets
 import shutil
 import zipfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, cast
 
 from blake3 import blake3
 
 from trtforge.artifacts import Engine, Ranges
 from trtforge.bundle import signature
 from trtforge.bundle.contents import Contents
-from trtforge.bundle.copying import copy_and_hash
+from trtforge.bundle.copying import WriteBehind, copy_and_hash
 from trtforge.bundle.manifest import (
     MANIFEST,
     SIGNATURE,
@@ -110,7 +110,7 @@ class _Writer:
 
     def _add(self, source: Path, path: str) -> str:
         """Copy a file into the bundle and return its path there."""
-        with source.open("rb") as content, self._new_file(path) as file:
+        with source.open("rb", buffering=0) as content, self._new_file(path) as file:
             size, digest = copy_and_hash(content, file)
         self._files[path] = StoredFile(path, size, digest)
         return path
@@ -200,7 +200,10 @@ def _folder(target: Path) -> Iterator[Open]:
 def _zip_file(target: Path) -> Iterator[Open]:
     scratch = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
     try:
-        with zipfile.ZipFile(scratch, "x", zipfile.ZIP_STORED) as archive:
+        with (
+            closing(WriteBehind(scratch)) as file,
+            zipfile.ZipFile(cast("IO[bytes]", file), "w", zipfile.ZIP_STORED) as archive,
+        ):
 
             def new_file(path: str) -> IO[bytes]:
                 entry = zipfile.ZipInfo(path, date_time=datetime.now(UTC).timetuple()[:6])
