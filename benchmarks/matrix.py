@@ -1,14 +1,19 @@
 """A matrix of 12 runs: one after the other, two at a time here, and on Ray with two workers.
 
-    python benchmarks/matrix.py [--rounds 3]
+    python benchmarks/matrix.py [--rounds 3] [--go-on]
 
-A worker has one core in all three, so that the only difference is how many there are. They take
+A worker has one core in all of them, so that the only difference is how many there are. They take
 turns, each with an empty step cache, and include the start of their processes, all imports and the
 way of the files. Ray's cluster (a head without CPUs, two raylets with one each) is there and at
-rest before the clock starts, as a cluster is; the first cells import trtforge there. Ideal is half
-of the time that one worker takes for the same cells. Beside it stands the time of one process on
-all cores, and by how much a core is slower when the other one works, too (a matrix product and a
-loop in Python). Writes ``benchmarks/results/matrix.json``; no GPU is used.
+rest before the clock starts, as a cluster is; the first cells import trtforge there. On Ray the
+workers work in the folders that they see, as on one machine or with a shared disk, or ("ray apart")
+get files and give run folders by Ray's object store. Ideal is half of the time that one worker
+takes for the same cells. Beside it stand two commands that know nothing of each other, with half of
+the cells each ("halves": what the machine allows); one process on all cores; and by how much a core
+is slower when the other one works, too (a matrix product and a loop in Python).
+
+Writes ``benchmarks/results/matrix.json``, after each round; ``--go-on`` keeps the rounds that are
+in it. No GPU is used.
 """
 
 from __future__ import annotations
@@ -20,9 +25,10 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from statistics import median
@@ -32,8 +38,9 @@ from typing import Any
 import onnx
 
 from trtforge.matrix.cells import Cell, read_matrix
+from trtforge.matrix.execute import Outcome
 from trtforge.matrix.local import LocalProcesses
-from trtforge.matrix.on_ray import RayCluster
+from trtforge.matrix.on_ray import Place, RayCluster
 from trtforge.matrix.runs import Runner, run_matrix
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -92,8 +99,48 @@ def two() -> Iterator[Runner]:
         yield LocalProcesses(2)
 
 
+class Halves:
+    """Two commands, each for every other cell, a core and a step cache."""
+
+    def outcomes(
+        self, cells: Sequence[Cell], inputs: Path, out: Path
+    ) -> Iterator[tuple[Cell, Outcome]]:
+        """Start both, wait for both, and yield all cells."""
+        caches = [f"{os.environ['TRTFORGE_CACHE']}-{number}" for number in range(2)]
+        processes = []
+        for number, cache in enumerate(caches):
+            with on_core(number):
+                command = [sys.executable, __file__, "--half", str(number), str(inputs), str(out)]
+                environment = {**os.environ, "TRTFORGE_CACHE": cache}
+                processes.append(subprocess.Popen(command, env=environment))
+        assert not any(process.wait() for process in processes)
+        for number in range(2):
+            rows = json.loads((out / f"half-{number}" / "matrix.json").read_text())["rows"]
+            for cell, row in zip(cells[number::2], rows, strict=True):
+                yield cell, Outcome(**row["outcome"])
+
+
+def half(number: int, inputs: Path, out: Path) -> None:
+    """Run every other cell, the larger ones first."""
+    cells = read_matrix(inputs / "matrix.yaml")[number::2]
+    run_matrix(cells, inputs, out / f"half-{number}", LocalProcesses(1))
+
+
 @contextmanager
-def on_ray() -> Iterator[Runner]:
+def halves() -> Iterator[Runner]:
+    """Two commands that know nothing of each other."""
+    yield Halves()
+
+
+class Apart(RayCluster):
+    """A cluster whose nodes do not see the folders of this machine, and say so when asked."""
+
+    def _started(self, cell: Cell, place: Place, files: Sequence[Any] = ()) -> Any:
+        return super()._started(cell, place, files) if files else self._ray.put(None)
+
+
+@contextmanager
+def on_ray(kind: type[RayCluster] = RayCluster) -> Iterator[Runner]:
     """A cluster of two raylets with one worker each."""
     import ray
     from ray.cluster_utils import Cluster
@@ -107,12 +154,19 @@ def on_ray() -> Iterator[Runner]:
     ray.init(address=cluster.address, log_to_driver=False)
     cluster.wait_for_nodes()
     time.sleep(REST)
-    yield RayCluster(cluster.address)
+    yield kind(cluster.address)
     ray.shutdown()
     cluster.shutdown()
 
 
-WAYS = {"one": one, "two": two, "ray": on_ray, "one on all cores": one_on_all}
+WAYS: dict[str, Callable[[], AbstractContextManager[Runner]]] = {
+    "one": one,
+    "two": two,
+    "halves": halves,
+    "ray": on_ray,
+    "ray apart": partial(on_ray, Apart),
+    "one on all cores": one_on_all,
+}
 
 
 def measure(folder: Path, cells: Sequence[Cell], name: str) -> dict[str, Any]:
@@ -168,24 +222,35 @@ def main() -> None:
     """Measure, print and write the result."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--go-on", action="store_true")
+    parser.add_argument("--half", nargs=3)
     options = parser.parse_args()
+    if options.half:
+        number, place, out = options.half
+        half(int(number), Path(place), Path(out))
+        return
+    rounds = json.loads(RESULT.read_text())["rounds"] if options.go_on else []
     with TemporaryDirectory(prefix="trtforge-matrix-") as scratch:
         folder = Path(scratch)
         cells = inputs(folder / "inputs")
-        rounds = []
         for _ in range(options.rounds):
             rounds.append({name: measure(folder, cells, name) for name in WAYS})
             print({name: each["seconds"] for name, each in rounds[-1].items()}, flush=True)
+            write(rounds, len(cells))
+
+
+def write(rounds: Sequence[dict[str, Any]], cells: int) -> None:
+    """Write what was measured, and print how far it is from the ideal."""
     ratios = {
         name: [each[name]["seconds"] / (each["one"]["seconds"] / 2) for each in rounds]
-        for name in ("two", "ray")
+        for name in ("two", "halves", "ray", "ray apart")
     }
     result = {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": f"{os.cpu_count()} cores, {platform.machine()}, no GPU",
         "versions": {name: version(name) for name in ("trtforge", "tensorrt-rtx", "ray")},
         "slower_together": slower_together(),
-        "cells": len(cells),
+        "cells": cells,
         "bar": BAR,
         "to_ideal": {name: round(median(values), 3) for name, values in ratios.items()},
         "to_ideal_of_each_round": {
