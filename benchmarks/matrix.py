@@ -1,6 +1,6 @@
 """A matrix of 12 runs: one after the other, two at a time here, and on Ray with two workers.
 
-    python benchmarks/matrix.py [--rounds 3] [--go-on]
+    python benchmarks/matrix.py [--rounds 3] [--go-on] [--ways one two halves ray]
 
 A worker has one core in all of them, so that the only difference is how many there are. They take
 turns, each with an empty step cache, and include the start of their processes, all imports and the
@@ -223,6 +223,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--go-on", action="store_true")
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
     parser.add_argument("--half", nargs=3)
     options = parser.parse_args()
     if options.half:
@@ -234,7 +235,7 @@ def main() -> None:
         folder = Path(scratch)
         cells = inputs(folder / "inputs")
         for _ in range(options.rounds):
-            rounds.append({name: measure(folder, cells, name) for name in WAYS})
+            rounds.append({name: measure(folder, cells, name) for name in options.ways})
             print({name: each["seconds"] for name, each in rounds[-1].items()}, flush=True)
             write(rounds, len(cells))
 
@@ -242,7 +243,9 @@ def main() -> None:
 def write(rounds: Sequence[dict[str, Any]], cells: int) -> None:
     """Write what was measured, and print how far it is from the ideal."""
     ratios = {
-        name: [each[name]["seconds"] / (each["one"]["seconds"] / 2) for each in rounds]
+        name: [
+            each[name]["seconds"] / (each["one"]["seconds"] / 2) for each in rounds if name in each
+        ]
         for name in ("two", "halves", "ray", "ray apart")
     }
     result = {

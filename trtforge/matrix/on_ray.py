@@ -83,6 +83,8 @@ class RayCluster:
                     f"there is no Ray cluster at {address}",
                     remedy="start one with `ray start --head`, or leave --on ray out",
                 ) from error
+        # One for all cells: Ray keeps a worker, with all that it has imported, for one function.
+        self._task = ray.remote(max_retries=RETRIES)(_run_there)
 
     def outcomes(
         self, cells: Sequence[Cell], inputs: Path, out: Path
@@ -111,12 +113,9 @@ class RayCluster:
 
     def _started(self, cell: Cell, place: Place, files: Sequence[Any] = ()) -> Any:
         """Start a cell, with or without its files, and return Ray's reference to what it makes."""
-        ray = self._ray
-        nodes = [set(node["Resources"]) for node in ray.nodes() if node["Alive"]]
-        task = ray.remote(max_retries=RETRIES)(_run_there).options(
-            num_cpus=self._cpus, resources=resources(cell.targets, nodes)
-        )
-        return task.remote(cell.as_data(), place, *files)
+        nodes = [set(node["Resources"]) for node in self._ray.nodes() if node["Alive"]]
+        options = {"num_cpus": self._cpus, "resources": resources(cell.targets, nodes)}
+        return self._task.options(**options).remote(cell.as_data(), place, *files)
 
 
 def _given_up(error: Exception) -> Outcome:

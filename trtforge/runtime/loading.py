@@ -110,8 +110,8 @@ class _Loader:
         if not self._options.build or not self._machine.gpus:
             raise EnvironmentLacks(
                 f"no engine of {self._bundle.path} fits this machine: {'; '.join(why)}",
-                remedy="`trtforge bundle preflight` lists what to do; allow_onnxruntime=True runs "
-                "the ONNX model instead",
+                remedy="`trtforge bundle preflight` lists what to do; allow_onnxruntime=True "
+                "(--allow-onnxruntime) runs the ONNX model instead",
             )
         return self._rebuilt(observer, why)
 
@@ -196,7 +196,7 @@ class _Loader:
             kept = opened.pop_all()  # its weights are mapped as long as it runs
             session = OnnxSession(folder / manifest.model.file, kept)
         note = f"{session.title} runs the ONNX model in place of an engine: {cause.what}"
-        warnings.warn(note, stacklevel=4)
+        warnings.warn(note, stacklevel=3)
         return LoadedModel(session, (note,))
 
 
