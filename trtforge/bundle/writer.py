@@ -110,7 +110,7 @@ class _Writer:
 
     def _add(self, source: Path, path: str) -> str:
         """Copy a file into the bundle and return its path there."""
-        with source.open("rb", buffering=0) as content, self._new_file(path) as file:
+        with source.open("rb") as content, self._new_file(path) as file:
             size, digest = copy_and_hash(content, file)
         self._files[path] = StoredFile(path, size, digest)
         return path
