@@ -79,8 +79,9 @@ class RayCluster:
                 _reach(address)
                 ray.init(address=address, log_to_driver=False, configure_logging=False)
             except OSError as error:  # ConnectionError is one
+                where = "on this machine" if address == "auto" else f"at {address}"
                 raise EnvironmentLacks(
-                    f"there is no Ray cluster at {address}",
+                    f"there is no Ray cluster {where}",
                     remedy="start one with `ray start --head`, or leave --on ray out",
                 ) from error
         # One for all cells: Ray keeps a worker, with all that it has imported, for one function.
