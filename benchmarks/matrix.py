@@ -5,12 +5,14 @@
 A worker has one core in all of them, so that the only difference is how many there are. They take
 turns, each with an empty step cache, and include the start of their processes, all imports and the
 way of the files. Ray's cluster (a head without CPUs, two raylets with one each) is there and at
-rest before the clock starts, as a cluster is; the first cells import trtforge there. On Ray the
-workers work in the folders that they see, as on one machine or with a shared disk, or ("ray apart")
-get files and give run folders by Ray's object store. Ideal is half of the time that one worker
-takes for the same cells. Beside it stand two commands that know nothing of each other, with half of
-the cells each ("halves": what the machine allows); one process on all cores; and by how much a core
-is slower when the other one works, too (a matrix product and a loop in Python).
+rest before the clock starts, as a cluster is; the first cells import trtforge there. Its workers
+have the priority that all others have (``RAY_worker_niceness=0``), and work in the folders that
+they see, as on one machine or with a shared disk, or ("ray apart") get files and give run folders
+by Ray's object store. Ideal is half of the time that one worker takes for the same cells.
+
+Beside it stand two commands that know nothing of each other, with half of the cells each
+("halves": what the machine allows); one process on all cores; and by how much a core is slower when
+the other one works, too (a matrix product and a loop in Python).
 
 Writes ``benchmarks/results/matrix.json``, after each round; ``--go-on`` keeps the rounds that are
 in it. No GPU is used.
@@ -145,6 +147,8 @@ def on_ray(kind: type[RayCluster] = RayCluster) -> Iterator[Runner]:
     import ray
     from ray.cluster_utils import Cluster
 
+    # Ray's own name for it; 15 otherwise: what else runs here would go first.
+    os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112
     cluster = Cluster(
         initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False}
     )
