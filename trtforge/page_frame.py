@@ -71,6 +71,8 @@ def _environment() -> Environment:
 
 def milliseconds(value: float) -> str:
     """Write a time in the unit that needs no exponent."""
+    if 0 < value < 1e-3:
+        return f"{value * 1e6:.3g} ns"
     if 0 < value < 1:
         return f"{value * 1e3:.3g} µs"
     return f"{value:.4g} ms" if value < 1e3 else f"{value / 1e3:.4g} s"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -15,8 +16,8 @@ _ROW, _LABEL, _WIDE = 20, 190, 700
 def timeline(stages: Sequence[tuple[str, Sequence[StepRecord]]]) -> str:
     """Return the steps one after the other, a bar for each; what the cache gave has no length.
 
-    Rounds of one step in a stage share a row. Steps that took no thousandth of the whole are left
-    out where there are more than forty rows.
+    Rounds of one step in a stage share a row; the figure behind the last is that of all. Steps that
+    took no thousandth of the whole are left out where there are more than forty rows.
     """
     bars = list(_bars(stages))
     whole = sum(bar.seconds for bar in bars) or 1.0
@@ -32,6 +33,8 @@ def timeline(stages: Sequence[tuple[str, Sequence[StepRecord]]]) -> str:
         for index, row in enumerate(rows)
     ]
     scale = (_WIDE - _LABEL - 70) / whole
+    ends: dict[str, tuple[float, int]] = {}
+    total: defaultdict[str, float] = defaultdict(float)
     for bar in bars:
         if bar.row in rows:
             y = rows.index(bar.row) * _ROW + 4
@@ -40,14 +43,16 @@ def timeline(stages: Sequence[tuple[str, Sequence[StepRecord]]]) -> str:
             kind = "failed" if bar.failed else "inside"
             words = escape(f"{bar.row}: {bar.seconds:.2f} s")
             parts.append(
-                f'<g><title>{words}</title><rect class="{kind}" x="{x:.1f}" y="{y}" '
-                f'width="{width:.1f}" height="{_ROW - 8}"/>'
+                f'<rect class="{kind}" x="{x:.1f}" y="{y}" width="{width:.1f}" '
+                f'height="{_ROW - 8}"><title>{words}</title></rect>'
             )
-            if bar.seconds >= whole / 20:
-                parts.append(
-                    f'<text x="{x + width + 4:.1f}" y="{y + 10}">{bar.seconds:.1f} s</text>'
-                )
-            parts.append("</g>")
+            ends[bar.row] = (x + width, y)
+            total[bar.row] += bar.seconds
+    parts += [
+        f'<text x="{x + 4:.1f}" y="{y + 10}">{total[row]:.1f} s</text>'
+        for row, (x, y) in ends.items()
+        if total[row] >= whole / 20
+    ]
     parts.append(
         f'<text x="{_LABEL}" y="{tall - 4}">0</text>'
         f'<text x="{_WIDE - 70}" y="{tall - 4}" text-anchor="end">{whole:.1f} s</text>'
