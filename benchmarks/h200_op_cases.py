@@ -189,6 +189,25 @@ def unique(x: torch.Tensor) -> Tensors:
     return values, first, at, counts
 
 
+def voxelize(points: torch.Tensor) -> Tensors:
+    """Gather points by cells: sorted by the cell's number, as they come within it."""
+    op = ops.Voxelize()
+    low, size, grid = (torch.tensor(v, device="cuda") for v in (op.low, op.size, op.grid))
+    cell = ((points[:, :3] - low) / size).floor()
+    inside = ((cell >= 0) & (cell < grid)).all(1)
+    steps = torch.tensor([1, op.grid[0], op.grid[0] * op.grid[1]], device="cuda")
+    number, order = (cell[inside].long() * steps).sum(1).sort(stable=True)
+    found, at, lengths = number.unique_consecutive(return_inverse=True, return_counts=True)
+    rank = torch.arange(len(number), device="cuda") - (lengths.cumsum(0) - lengths)[at]
+    fits = (rank < op.most_points) & (at < op.most_voxels)
+    count = min(len(found), op.most_voxels)
+    voxels = points.new_zeros(count, op.most_points, points.shape[1])
+    voxels[at[fits], rank[fits]] = points[inside][order][fits]
+    kept, row, rows = found[:count], op.grid[0], op.grid[1]
+    cells = torch.stack((kept // row // rows, kept // row % rows, kept % row), 1)
+    return voxels, cells, lengths[:count].clamp(max=op.most_points)
+
+
 def scatter(data: torch.Tensor, places: torch.Tensor, updates: torch.Tensor) -> torch.Tensor:
     """Add rows to rows."""
     return data.index_add(0, places[:, 0], updates)
@@ -302,6 +321,9 @@ def array_cases() -> Iterator[Case]:
                lambda x: x.cumsum(-1), 1e-3, compiled=False)  # fmt: skip
     yield Case("cum_sum_first_axis", ops.CumSum(0), lambda: (random(8192, 8192, dtype=wide),),
                lambda x: x.cumsum(0), 1e-3, compiled=False)  # fmt: skip
+    yield Case("cum_prod", ops.CumProd(),
+               lambda: (uniform(8192, 8192, low=0.99, high=1.01, dtype=wide),),
+               lambda x: x.cumprod(-1), 1e-3, compiled=False)  # fmt: skip
     yield Case("compress", ops.Compress(),
                lambda: (random(100_000, 256), uniform(100_000) < 0.5),
                lambda x, keep: x[keep], 0, compiled=False, graph=False)  # fmt: skip
@@ -314,6 +336,12 @@ def array_cases() -> Iterator[Case]:
     padded = ops.Col2Im(128, 128, 3, 3, pad_top=1, pad_left=1, pad_bottom=1, pad_right=1)
     yield Case("col2im", padded, lambda: (random(8, 64 * 9, 128 * 128),),
                lambda x: functional.fold(x, 128, 3, padding=1), 6e-3, compiled=False)  # fmt: skip
+
+    def cloud() -> Tensors:
+        place = uniform(120_000, 1, high=70, dtype=wide), random(120_000, 1, dtype=wide, scale=8)
+        return (torch.cat((*place, uniform(120_000, 3, low=-3, dtype=wide)), 1),)
+
+    yield Case("voxelize", ops.Voxelize(), cloud, voxelize, 0, compiled=False, graph=False)
     yield Case("bitwise_and", ops.Bitwise(),
                lambda: (places(2**31 - 1, 16384, 4096).int(), places(2**31 - 1, 16384, 4096).int()),
                torch.bitwise_and)  # fmt: skip

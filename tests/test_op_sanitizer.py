@@ -60,11 +60,23 @@ def test_the_process_launches_each_case_and_type(stand_in, monkeypatch):
     launched = []
     monkeypatch.setattr(op_sanitizer_job, "launch_op", lambda *given: launched.append(given))
     op_sanitizer_job.run_job(stand_in / "job")
-    assert [(op, dtype) for op, _, dtype in launched] == 2 * [(OP, each) for each in OP.dtypes]
-    for _, inputs, dtype in launched:
+    assert [(op, dtype) for op, _, dtype, _ in launched] == 2 * [(OP, each) for each in OP.dtypes]
+    for _, inputs, dtype, tactic in launched:
+        assert tactic is None, "the op chooses"
         assert [array.shape for array in inputs] == [(5, 4), (1, 4), (1, 4)]
         assert inputs[0].dtype == dtype
         assert np.array_equal(inputs[1], CASE[1])
+
+
+def test_the_process_launches_the_tactics_and_types_that_are_named(stand_in, monkeypatch):
+    cupy = pytest.importorskip("cupy", reason="NOT RUN: CuPy is not installed")
+    monkeypatch.setattr(cupy.cuda, "set_allocator", lambda _: None)
+    tactics = [{"block": 256, "items": 1}, {"block": 128, "items": 4}]
+    sanitize(ops.BiasGelu(), [[(2, 8), (8,)]], "memcheck", tactics, ["float16"])
+    launched = []
+    monkeypatch.setattr(op_sanitizer_job, "launch_op", lambda *given: launched.append(given[2:]))
+    op_sanitizer_job.run_job(stand_in / "job")
+    assert launched == [("float16", tactic) for tactic in tactics]
 
 
 def test_what_it_found_is_told(stand_in):

@@ -61,10 +61,19 @@ TACTICS = [
     *(
         (ops.GroupNorm(4, activation="silu"), tactic, [shape, (8,), (8,)])
         for tactic in (
-            {"block": 256, "items": 2, "whole": 0},
-            {"block": 256, "items": 2, "whole": 1},
+            {"block": 256, "items": 2, "whole": 0, "kept": 0},
+            {"block": 256, "items": 2, "whole": 1, "kept": 0},
+            {"block": 256, "items": 2, "whole": 1, "kept": 12},
         )
         for shape in ((1, 8, 50, 60), (1, 8, 51, 61))
+    ),
+    *(
+        (
+            ops.GroupNormNHWC(4, activation="silu"),
+            {"block": 256, "ahead": ahead},
+            [(3, 20, 30, 8), (8,), (8,)],
+        )
+        for ahead in (2, 8)
     ),
 ]
 

@@ -22,7 +22,7 @@ from trtforge.op_attributes import write_op
 
 if TYPE_CHECKING:
     from trtforge.artifacts import Array
-    from trtforge.ops import CustomOp, Shape
+    from trtforge.ops import CustomOp, Shape, Tactic
 
 TOOLS = ("memcheck", "racecheck")
 FOUND = 86
@@ -36,19 +36,27 @@ def sanitizer() -> str:
     return shutil.which("compute-sanitizer") or ""
 
 
-def sanitize(op: CustomOp, cases: Sequence[Sequence[Shape | Array]], tool: str) -> str:
+def sanitize(
+    op: CustomOp,
+    cases: Sequence[Sequence[Shape | Array]],
+    tool: str,
+    tactics: Sequence[Tactic | None] = (None,),
+    dtypes: Sequence[str] = (),
+) -> str:
     """Launch the kernels of ``op`` for all cases and types under a tool of the sanitizer.
 
     Args:
         op: The op; its class can be imported.
         cases: Shapes or arrays of its inputs.
         tool: One of ``TOOLS``.
+        tactics: Tactics to launch; None: the op's own choice for each case.
+        dtypes: Types to launch; empty: all of the op.
 
     Returns:
         What was found; empty: nothing.
     """
     with tempfile.TemporaryDirectory(prefix="trtforge-sanitizer-") as folder:
-        _write_job(Path(folder), op, cases)
+        _write_job(Path(folder), op, cases, tactics, dtypes or op.dtypes)
         done = subprocess.run(
             [
                 sanitizer(), "--tool", tool, "--error-exitcode", str(FOUND), "--print-limit", "5",
@@ -65,7 +73,13 @@ def sanitize(op: CustomOp, cases: Sequence[Sequence[Shape | Array]], tool: str) 
     return "\n  ".join((f"compute-sanitizer {tool} {how}", *shown))
 
 
-def _write_job(folder: Path, op: CustomOp, cases: Sequence[Sequence[Shape | Array]]) -> None:
+def _write_job(
+    folder: Path,
+    op: CustomOp,
+    cases: Sequence[Sequence[Shape | Array]],
+    tactics: Sequence[Tactic | None],
+    dtypes: Sequence[str],
+) -> None:
     named = []
     for number, case in enumerate(cases):
         inputs: list[Any] = []
@@ -78,5 +92,8 @@ def _write_job(folder: Path, op: CustomOp, cases: Sequence[Sequence[Shape | Arra
                 inputs.append(list(given))
         named.append(inputs)
     kind = type(op)
-    job = {"module": kind.__module__, "kind": kind.__qualname__, "op": write_op(op), "cases": named}
+    job = {
+        "module": kind.__module__, "kind": kind.__qualname__, "op": write_op(op), "cases": named,
+        "tactics": [tactic and dict(tactic) for tactic in tactics], "dtypes": list(dtypes),
+    }  # fmt: skip
     (folder / "job.json").write_text(json.dumps(job))

@@ -33,8 +33,10 @@ def run_job(folder: Path) -> None:
             np.load(folder / each, allow_pickle=False) if isinstance(each, str) else tuple(each)
             for each in inputs
         ]
-        for dtype in op.dtypes:
-            launch_op(op, make_inputs(op, case, dtype, rng), dtype)
+        for dtype in job["dtypes"]:
+            given = make_inputs(op, case, dtype, rng)
+            for tactic in job["tactics"]:
+                launch_op(op, given, dtype, tactic)
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ class GroupNorm(CustomOp):
     dtypes = ("float32", "float16", "bfloat16")
     kernel = "group_norm.cu.jinja"
     tactics: ClassVar = {
-        "block": (256, 512, 1024), "items": (4, 2, 6, 8), "whole": (0, 1),
+        "block": (256, 512, 1024), "items": (4, 2, 6, 8), "whole": (0, 1), "kept": (0, 12),
     }  # fmt: skip
     function = """
         {% set old_axes, axes = ("axes = [-1], ", "") if opset < 18 else ("", ", last") %}
@@ -91,8 +91,8 @@ class GroupNorm(CustomOp):
         chunks = ceil_div(size, tactic["block"] * PACK * tactic["items"])
         scalars = (size, prod(space), channels // self.groups, self.groups)
         if tactic["whole"]:
-            grid = max(1, groups)
-            return (Launch(grid, tactic["block"], (groups, *scalars), kernel="whole"),)
+            grid, shared = max(1, groups), 16 * tactic["block"] * tactic["kept"]
+            return (Launch(grid, tactic["block"], (groups, *scalars), shared, kernel="whole"),)
         grid = max(1, groups * chunks)
         return (
             Launch(grid, tactic["block"], (chunks, *scalars), kernel="measure"),
@@ -105,10 +105,10 @@ class GroupNorm(CustomOp):
         samples, channels, *space = inputs[0]
         size, groups = channels // self.groups * prod(space), samples * self.groups
         if size <= HELD:
-            return {"block": 256, "items": 8, "whole": 1}
+            return {"block": 256, "items": 8, "whole": 1, "kept": 0}
         if groups >= MANY and size <= WHOLE:
-            return {"block": 1024, "items": 4, "whole": 1}
-        return {"block": 256, "items": 4, "whole": 0}
+            return {"block": 1024, "items": 4, "whole": 1, "kept": 0}
+        return {"block": 256, "items": 4, "whole": 0, "kept": 0}
 
     def workspace(self, inputs: tuple[Shape, ...], outputs: tuple[Shape, ...]) -> int:
         """Two floats per chunk, of the smallest chunks there are."""

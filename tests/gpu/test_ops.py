@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,8 @@ from reads_too_far import ReadsTooFar
 from trtforge_ops import BiasGelu
 
 from trtforge.op_sanitizer import TOOLS, sanitize, sanitizer
-from trtforge.op_testing import check_op, gpu_name, launch_op, make_inputs
+from trtforge.op_testing import check_op, gpu_name, launch_op, make_inputs, shapes_of
+from trtforge.ops import launches
 from trtforge.targets import KNOWN
 
 pytestmark = [
@@ -33,6 +35,36 @@ def test_op_computes_what_its_reference_says(op: Any, cases: Any) -> None:
     assert evidence.sanitized == (TOOLS if sanitizer() else ())
 
 
+STATIC = 2048
+"""More than any kernel has in shared memory besides what it asks for at its launch."""
+ONE_OF_EACH = list({op.op_type: (op, cases) for op, cases in reversed(op_cases.CASES)}.values())
+
+
+def every_tactic(op: Any, cases: Any) -> list[dict[str, int]]:
+    """Return all tactics of an op whose blocks have enough shared memory on this GPU."""
+    import cupy
+
+    room = cupy.cuda.Device().attributes["MaxSharedMemoryPerBlockOptin"]
+
+    def fits(tactic: dict[str, int]) -> bool:
+        return all(
+            launch.shared_bytes + STATIC <= room
+            for shapes in map(shapes_of, cases)
+            for launch in launches(op, shapes, op.shapes(*shapes), tactic)
+        )
+
+    choices = itertools.product(*op.tactics.values())
+    return list(filter(fits, (dict(zip(op.tactics, each, strict=True)) for each in choices)))
+
+
+@pytest.mark.skipif(not sanitizer(), reason="NOT RUN: compute-sanitizer is not here")
+@pytest.mark.parametrize(("op", "cases"), ONE_OF_EACH, ids=[op.op_type for op, _ in ONE_OF_EACH])
+def test_the_sanitizer_finds_nothing_with_any_tactic(op: Any, cases: Any) -> None:
+    dtype = "float16" if "float16" in op.dtypes else op.dtypes[0]
+    for tool in TOOLS:
+        assert not sanitize(op, cases, tool, every_tactic(op, cases), [dtype])
+
+
 @pytest.mark.skipif(not sanitizer(), reason="NOT RUN: compute-sanitizer is not here")
 def test_the_sanitizer_finds_a_kernel_that_reads_past_its_input() -> None:
     problem = sanitize(ReadsTooFar(), [[(64,)]], "memcheck")
@@ -45,7 +77,7 @@ def test_a_kernel_that_writes_past_its_output_is_found(monkeypatch: pytest.Monke
 
     op = BiasGelu()
     inputs = make_inputs(op, [(2, 8), (8,)], "float32", np.random.default_rng(0))
-    too_many = Launch(grid=3, block=256, scalars=(3, 8))  # two rows, and one more
+    too_many = Launch(grid=3, block=128, scalars=(3, 8))  # two rows, and one more
     monkeypatch.setattr(BiasGelu, "launch", lambda *_: too_many)
     with pytest.raises(AssertionError, match="wrote outside its output"):
         launch_op(op, inputs, "float32")

@@ -69,6 +69,27 @@ __device__ __forceinline__ Pack<T, N> load_once(const T* from, int count) {
     return load<N, Wide>(from, count);
 }
 
+/** Copy a pack to shared memory past the registers; the thread itself may read it after `wait_for_copies`. */
+template <typename T, int N>
+__device__ __forceinline__ void copy_pack(Pack<T, N>* to, const T* from) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+    if constexpr (sizeof(Pack<T, N>) % 16 == 0) {
+#pragma unroll
+        for (int i = 0; i < int(sizeof(Pack<T, N>)) / 16; ++i)
+            asm volatile("cp.async.cg.shared.global [%0], [%1], 16;"
+                : : "r"(unsigned(__cvta_generic_to_shared(to)) + 16 * i), "l"(reinterpret_cast<const char*>(from) + 16 * i) : "memory");
+        return;
+    }
+#endif
+    *to = load<N, true>(from, N);
+}
+
+__device__ __forceinline__ void wait_for_copies() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+    asm volatile("cp.async.wait_all;" : : : "memory");
+#endif
+}
+
 /** Store N elements: all at once where `Wide`, else the first `count`. */
 template <bool Wide, typename T, int N>
 __device__ __forceinline__ void store(T* to, const Pack<T, N>& pack, int count) {
@@ -109,16 +130,26 @@ __device__ __forceinline__ void stream(T* to, const float (&from)[N], int count 
     }
 }
 
-/** The strip of this block in a matrix whose rows are cut into strips: `Items` packs of N a thread. */
-template <int N, int Items>
+/** Divides by a number that stays the same: a product, not the slow division of integers. */
+struct Divisor {
+    unsigned by, inverse;
+    __device__ __forceinline__ explicit Divisor(int number) : by(number), inverse(0xffffffffu / by) {}
+    __device__ __forceinline__ int operator()(int v) const {  // not negative
+        const unsigned near = __umulhi(v, inverse);  // at most one too small
+        return near + (v - near * by >= by);
+    }
+};
+
+/** The strip of this block in a matrix whose rows are cut into strips: `Items` packs of N for each of `Block` threads. */
+template <int N, int Items, int Block>
 struct Strip {
+    static constexpr int step = Block * N;
     int row;
     int column;  ///< of this thread's first pack; the next one is `step` further
-    int step;
-    __device__ __forceinline__ explicit Strip(int columns) : step(blockDim.x * N) {
+    __device__ __forceinline__ explicit Strip(int columns) {
         const int strips = (columns + step * Items - 1) / (step * Items);
-        row = int(blockIdx.x) / strips;
-        column = int(blockIdx.x) % strips * step * Items + threadIdx.x * N;
+        row = strips == 1 ? int(blockIdx.x) : int(blockIdx.x) / strips;  // a division would delay the first load
+        column = (int(blockIdx.x) - row * strips) * step * Items + threadIdx.x * N;
     }
 };
 

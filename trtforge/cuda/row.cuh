@@ -46,12 +46,13 @@ struct Moments {
 /** Says that what is read is not read again by other threads. */
 struct Once {};
 
-/** One row of `columns` elements; a thread holds up to `Items` packs of `Width` of them.
+/** One row of `columns` elements; a thread holds up to `Items` packs of `Width` of them in registers,
+ * and `Kept` more in shared memory.
  *
- * What does not fit the registers is read from memory each time, `Ahead` packs at once, so every
- * length is right.
+ * What does not fit there is read from memory each time, `Ahead` packs at once, so every length is
+ * right.
  */
-template <typename T, int Width, int Lanes, int Items, int Ahead = 1>
+template <typename T, int Width, int Lanes, int Items, int Ahead = 1, int Kept = 0>
 class Row {
 public:
     __device__ __forceinline__ Row(const T* row, int columns) : row_(row), columns_(columns) {
@@ -64,6 +65,14 @@ public:
 #pragma unroll
         for (int i = 0; i < Items; ++i)
             if (start(i) < columns_) held_[i] = load_once<Width, true>(row + start(i), Width);
+    }
+
+    /** The same with shared memory for `Kept` packs of each of the block's threads. */
+    __device__ __forceinline__ Row(const T* row, int columns, Once once, void* room) : Row(row, columns, once) {
+        kept_ = reinterpret_cast<Held*>(room) + threadIdx.x;
+#pragma unroll
+        for (int i = 0; i < Kept; ++i)
+            if (start(Items + i) < columns_) copy_pack(kept_ + i * blockDim.x, row + start(Items + i));
     }
 
     /** Call `use(column, values)` for each of this thread's packs: const float (&values)[Width]. */
@@ -154,7 +163,7 @@ public:
 
 private:
     using Held = Pack<T, Width>;
-    static constexpr int kWarp = Lanes < 32 ? Lanes : 32, kHeld = Lanes * Items * Width;
+    static constexpr int kWarp = Lanes < 32 ? Lanes : 32, kHeld = Lanes * (Items + Kept) * Width;
 
     struct Wide {
         float at[Width];
@@ -172,10 +181,16 @@ private:
 #pragma unroll
         for (int i = 0; i < Items; ++i)
             if (start(i) < columns_) use(start(i), Wide(held_[i]).at);
+        if constexpr (Kept > 0) {
+            wait_for_copies();
+#pragma unroll 4
+            for (int i = 0; i < Kept; ++i)
+                if (start(Items + i) < columns_) use(start(Items + i), Wide(kept_[i * blockDim.x]).at);
+        }
     }
     template <typename Use>
     __device__ __forceinline__ void each_other(Use use) const {
-        for (int item = Items; item * Lanes * Width < columns_; item += Ahead) {
+        for (int item = Items + Kept; item * Lanes * Width < columns_; item += Ahead) {
             Held held[Ahead];  // all loads start before the first use
 #pragma unroll
             for (int i = 0; i < Ahead; ++i)
@@ -194,6 +209,7 @@ private:
     const T* row_;
     int columns_;
     Held held_[Items];
+    Held* kept_ = nullptr;  ///< in shared memory; the block's threads one behind the other
 };
 
 }  // namespace trtforge
