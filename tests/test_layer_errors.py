@@ -19,7 +19,7 @@ from trtforge_plugins.precision import (
 from trtforge_plugins.precision.layer_errors import Layer, layers_to_quantize, measure
 from trtforge_plugins.precision.layer_rows import moments
 from trtforge_plugins.precision.placement import Wanted
-from trtforge_plugins.precision.weight_rounding import Moments, choose_codes, form_value
+from trtforge_plugins.precision.weight_rounding import Moments, choose_codes
 
 from trtforge import Batches, Context, HighPrecision, Ranges, Request
 from trtforge.graph import label
@@ -55,6 +55,18 @@ def calibrated(text: str = LAYERS, seed: int = 0) -> Context:
     ctx.put(Batches((data(seed), data(seed + 1)), "test"))
     CalibrateMse(provider="cpu").run(ctx)
     return ctx
+
+
+def form_value(
+    codes: np.ndarray, weight: np.ndarray, scales: np.ndarray, moments: Moments
+) -> float:
+    """Return ``sum |codes * scale @ q - weight @ x|²``, less a part that no code changes."""
+    rounded = codes * np.broadcast_to(scales.reshape(-1, 1), (len(codes), 1))
+    wide = rounded.astype(np.float64)
+    return float(
+        np.einsum("nk,kl,nl->", wide, moments.quantized.astype(np.float64), wide, optimize=True)
+        - 2 * np.einsum("nk,kl,nl->", wide, moments.mixed.astype(np.float64), weight, optimize=True)
+    )
 
 
 def errors(ctx: Context) -> dict[str, float]:

@@ -29,7 +29,7 @@ model_file run_pictures recipe_stages artifact_file run_folder testing kernel_so
 reference report cache recipe_reader importing kernels recipe_document
 op_function chain_runner model_comparison runner report_pictures events bundle.manifest host_kernels
 host_launch report_facts
-page_frame
+page_frame op_comparison
 report_page
 op_sanitizer
 op_testing evidence profile_text bisection accuracy_bisection bundle.storage bundle.compatibility

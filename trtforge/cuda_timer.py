@@ -12,14 +12,8 @@ from trtforge.environment import environment
 from trtforge.errors import EnvironmentLacks
 from trtforge.kernel_source import KernelError, numpy_type
 from trtforge.kernels import compile_kernel
-from trtforge.op_testing import (
-    difference,
-    gpu_name,
-    kernel_calls,
-    launch_op,
-    load_module,
-    make_inputs,
-)
+from trtforge.op_comparison import difference
+from trtforge.op_testing import gpu_name, kernel_calls, launch_op, load_module, make_inputs
 from trtforge.ops import launches
 from trtforge.targets import read_target
 from trtforge.tuning import Device

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx_ir as ir
@@ -19,6 +19,7 @@ from trtforge.host_kernels import host_compiler
 from trtforge.host_launch import KERNELS, ORDERS, launch_on_host
 from trtforge.kernel_source import numpy_type, onnx_name
 from trtforge.kernels import Kernel, compile_kernel
+from trtforge.op_comparison import Bound, bound, check_close
 from trtforge.op_function import OpsetTooOld, call_op
 from trtforge.op_sanitizer import TOOLS, sanitize, sanitizer
 from trtforge.ops import cut_to_counts, launches
@@ -38,8 +39,6 @@ GUARD = 256
 
 Case = Sequence["Shape | Array"]
 """Each input's shape, to be filled with random numbers, or its values."""
-Bound: TypeAlias = "float | Callable[[Sequence[Array]], Array]"
-"""How far a result may be off: a number, or what the inputs allow each element."""
 
 
 @dataclass(frozen=True)
@@ -105,9 +104,9 @@ def check_op(
         for case in cases:
             for dtype in op.dtypes:
                 inputs = make_inputs(op, case, dtype, rng)
-                _check_close(
+                check_close(
                     f"{op.name} on {gpu}, {dtype}, {shapes_of(case)}",
-                    op.reference(*inputs), launch_op(op, inputs, dtype), rtol, _bound(atol, inputs),
+                    op.reference(*inputs), launch_op(op, inputs, dtype), rtol, bound(atol, inputs),
                 )  # fmt: skip
     return OpEvidence(opsets, compiled, compiler, gpu, _sanitize(op, cases) if gpu else ())
 
@@ -132,10 +131,10 @@ def check_on_host(
         AssertionError: they differ, or the kernel does what it must not.
         EnvironmentLacks: there is no C++ compiler.
     """
-    expected, limit = op.reference(*inputs), _bound(atol, inputs)
+    expected, limit = op.reference(*inputs), bound(atol, inputs)
     for order in ORDERS:
         what = f"{op.name} on the CPU, {dtype}, {[array.shape for array in inputs]}, {order}"
-        _check_close(what, expected, launch_on_host(op, inputs, dtype, order), rtol, limit)
+        check_close(what, expected, launch_on_host(op, inputs, dtype, order), rtol, limit)
 
 
 def make_inputs(op: CustomOp, case: Case, dtype: str, rng: np.random.Generator) -> list[Array]:
@@ -351,43 +350,5 @@ def _check_function(
             {port.name: array for port, array in zip(op.input_ports(), inputs, strict=True)},
         )
         what = f"the ONNX function of {op.name} in opset {opset}, {shapes_of(case)}"
-        _check_close(what, op.reference(*inputs), tuple(got.values()), rtol, _bound(atol, inputs))
+        check_close(what, op.reference(*inputs), tuple(got.values()), rtol, bound(atol, inputs))
     return True
-
-
-def _bound(atol: Bound, inputs: Sequence[Array]) -> float | Array:
-    return atol(inputs) if callable(atol) else atol
-
-
-def _check_close(
-    what: str, expected: Sequence[Any], actual: Sequence[Any], rtol: float | None,
-    atol: float | Array,
-) -> None:  # fmt: skip
-    for want, have in zip(expected, actual, strict=True):
-        if want.dtype != have.dtype or want.shape != have.shape:
-            raise AssertionError(
-                f"{what}: {have.dtype}{have.shape} instead of {want.dtype}{want.shape}"
-            )
-        wide = want.astype(np.float64), have.astype(np.float64)
-        limit = (
-            4 * float(ir.DataType.from_numpy(want.dtype).eps) if want.dtype.kind not in "iub" else 0
-        )
-        if not np.allclose(*wide, rtol=limit if rtol is None else rtol, atol=atol, equal_nan=True):
-            worst = np.nanmax(np.abs(wide[0] - wide[1]))
-            raise AssertionError(f"{what}: differs from the reference by up to {worst:.3g}")
-
-
-def difference(what: str, expected: Sequence[Array], actual: Sequence[Array], atol: float) -> str:
-    """Return how results differ from the reference by more than rounding; empty: they do not."""
-    try:
-        _check_close(what, expected, actual, None, atol)
-    except AssertionError as error:
-        return str(error)
-    return ""
-
-
-def _rounding(dtype: np.dtype[Any]) -> float:
-    """Return the distance from 1 to the next number of the type; 0 for integers."""
-    import ml_dtypes
-
-    return 0.0 if dtype.kind in "iub" else float(ml_dtypes.finfo(dtype).eps)  # type: ignore[no-untyped-call]  # untyped

@@ -101,13 +101,3 @@ def _sweep(codes: Array, other: Array, gradient: Array, form: Array) -> int:
         other[:, block][moved] = before
         gradient += changes @ form[block]
     return flipped
-
-
-def form_value(codes: Array, weight: Array, scales: Array, moments: Moments) -> float:
-    """Return ``sum |codes * scale @ q - weight @ x|²``, less a part that no code changes."""
-    rounded = codes * np.broadcast_to(scales.reshape(-1, 1), (len(codes), 1))
-    wide = rounded.astype(np.float64)
-    return float(
-        np.einsum("nk,kl,nl->", wide, moments.quantized.astype(np.float64), wide, optimize=True)
-        - 2 * np.einsum("nk,kl,nl->", wide, moments.mixed.astype(np.float64), weight, optimize=True)
-    )
