@@ -143,6 +143,20 @@ g (float[2048] x, bool c) => (float[2048] y) {
 """
 
 
+def test_large_weights_that_nobody_reads_are_no_matter(tmp_path):
+    text = """<ir_version: 10, opset_import: ["" : 20]>
+    g (float[N,256] x) => (float[N,64] y, float[256,64] kept) { y = MatMul (x, w) }"""
+    model = onnx.parser.parse_model(text)
+    weight = np.ones((256, 64), np.float32)
+    for name in ("w", "kept", "unread"):
+        model.graph.initializer.append(onnx.numpy_helper.from_array(weight, name))
+    onnx.save(model, tmp_path / "m.onnx")
+    for given in (tmp_path / "m.onnx", ir.from_proto(model)):
+        found = Reference(given).run({"x": np.ones((2, 256), np.float32)})
+        assert (found["y"] == 256).all()
+        assert (found["kept"] == 1).all()
+
+
 @pytest.mark.parametrize("kind", TYPES, ids=lambda kind: kind.name)
 def test_weights_in_a_data_file_may_have_any_type_and_place(tmp_path, kind):
     """As a model has them that comes from the step cache; bfloat16 once failed on a second run."""

@@ -289,7 +289,7 @@ def _shared_weights(model: ir.Model, options: Any) -> Iterator[list[Any]]:
     shared = {
         value: value.const_value
         for value in model.graph.initializers.values()
-        if value.const_value is not None and _is_shareable(value.const_value)
+        if value.const_value is not None and _is_read(value) and _is_shareable(value.const_value)
     }
     values = [_ort_value(tensor) for tensor in shared.values()]
     if shared:
@@ -304,6 +304,11 @@ def _shared_weights(model: ir.Model, options: Any) -> Iterator[list[Any]]:
     finally:
         for value, tensor in shared.items():
             value.const_value = tensor
+
+
+def _is_read(value: ir.Value) -> bool:
+    """Whether ONNX Runtime keeps a weight; it refuses to be given one that nobody reads."""
+    return bool(value.uses()) or value.is_graph_output()
 
 
 def _is_shareable(tensor: ir.TensorProtocol) -> bool:
