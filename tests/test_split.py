@@ -15,11 +15,12 @@ from hypothesis import strategies as st
 from random_models import feeds, models
 from trtforge_plugins.memory import Split
 from trtforge_plugins.memory.pieces import pieces
+from trtforge_plugins.precision import QuantizeWeights
 
 from trtforge import Context, Engine, Memory, ModelError, Request, ShapeRange, StepError, run
 from trtforge.chain import Chain, ChainPart
 from trtforge.chain_runner import MANIFEST, ChainRunner, read_manifest
-from trtforge.testing import run_model
+from trtforge.testing import apply, run_model
 
 HEAD = '<ir_version: 10, opset_import: ["" : 20]>'
 
@@ -92,6 +93,26 @@ def test_each_part_holds_only_its_own_weights(tmp_path: Path) -> None:
     held = [set(ir.load(part.model).graph.initializers) for part in chain.parts]
     assert held[0] & {"a", "b", "c", "d"}
     assert not held[0] & held[1]
+
+
+def test_weights_behind_a_dequantization_count_where_the_cut_is_chosen(tmp_path: Path) -> None:
+    """Eight equal products with INT8 weights: about half of them go into each of two parts."""
+    steps = " ".join(f"h{i + 1} = MatMul (h{i}, w{i})" for i in range(8))
+    text = f"g (float[1,1024] h0) => (float[1,1024] h8) {{ {steps} }}"
+    model = parsed(text)
+    for number, node in enumerate(list(model.graph)):
+        weight = np.random.default_rng(number).standard_normal((1024, 1024)).astype(np.float32)
+        value = ir.Value(name=f"w{number}", const_value=ir.tensor(weight, name=f"w{number}"))
+        value.dtype, value.shape = ir.DataType.FLOAT, ir.Shape(weight.shape)
+        model.graph.register_initializer(value)
+        node.replace_input_with(1, value)
+    model, _, _ = apply(QuantizeWeights(dtype="int8"), model)
+    chain = split(model, 2, tmp_path)
+    held = [
+        sum(value.const_value.nbytes for value in ir.load(part.model).graph.initializers.values())
+        for part in chain.parts
+    ]
+    assert max(held) <= sum(held) * 5 / 8
 
 
 def test_a_tensor_that_skips_a_part_is_counted_while_that_runs(tmp_path: Path) -> None:

@@ -11,7 +11,9 @@ from typing import Any, Literal, get_args
 
 import onnx_ir as ir
 
-from trtforge import ByteSize, Context, Dims, Request, ShapeRange, StepError
+from trtforge import ByteSize, Context, Dims, Pass, Request, ShapeRange, StepError
+from trtforge.graph import opset
+from trtforge_plugins.clean import UpgradeOpset
 from trtforge_plugins.precision import Cast, QuantizeWeights
 
 Attempt = Literal[
@@ -24,6 +26,7 @@ SCALES: Mapping[Attempt, str] = MappingProxyType({"batch": "batches", "shapes": 
 WORKSPACES = (ByteSize("64MiB"), ByteSize("8MiB"))
 """Limits that are tried, one after the other. Below 8 MiB TensorRT-RTX 1.7.1 finds no kernels."""
 PARTS = (2, 3, 4, 6, 8, 12, 16)
+_OPSET_OF_INT4 = 21
 SHARED_MEMORY = ByteSize("48KiB")
 """What every GPU has; kernels with more of it are left out."""
 
@@ -209,12 +212,13 @@ def changes(name: Attempt, setup: Setup, most_parts: int, ctx: Context) -> list[
 
 
 def _with_weights(setup: Setup, dtype: Literal["int8", "int4"], ctx: Context) -> Setup:
-    whole = setup.whole or setup.model
-    done = _rewritten(replace(setup, model=whole), QuantizeWeights(dtype=dtype), ctx)
-    return replace(done, whole=whole)
+    whole = replace(setup, model=setup.whole or setup.model)
+    if dtype == "int4" and opset(whole.model) < _OPSET_OF_INT4:
+        whole = _rewritten(whole, UpgradeOpset(to=_OPSET_OF_INT4), ctx)
+    return replace(_rewritten(whole, QuantizeWeights(dtype=dtype), ctx), whole=whole.model)
 
 
-def _rewritten(setup: Setup, step: Cast | QuantizeWeights, ctx: Context) -> Setup:
+def _rewritten(setup: Setup, step: Pass, ctx: Context) -> Setup:
     model = setup.model.clone()
     if not step.rewrite(model, replace(ctx, model=model, artifacts=dict(ctx.artifacts), notes=[])):
         raise StepError("there was nothing to change")

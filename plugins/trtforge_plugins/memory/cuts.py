@@ -67,15 +67,29 @@ def in_a_row(nodes: Sequence[ir.Node], computed: set[ir.Value], size: Size, scra
                 live[step] += bytes_of_it
                 crossing[step] += bytes_of_it if step < last else 0
     weights = [
-        {
-            value: value.const_value.nbytes
-            for node in kernel.nodes
-            for value in map(origin, filter(None, node.inputs))
-            if value.const_value is not None
-        }
+        {value: held for node in kernel.nodes for value, held in _constants(node, computed)}
         for kernel in row
     ]
     return Row(row, live, crossing, weights)
+
+
+def _constants(node: ir.Node, computed: set[ir.Value]) -> Iterator[tuple[ir.Value, int]]:
+    """Yield the constants that a node reads, and their bytes.
+
+    Those behind nodes that are constant themselves count as well, as behind the DequantizeLinear of
+    quantized weights.
+    """
+    todo = list(node.inputs)
+    while todo:
+        given = todo.pop()
+        value = None if given is None else origin(given)
+        if value is None:
+            continue
+        writer = value.producer()
+        if value.const_value is not None:
+            yield value, value.const_value.nbytes
+        elif value not in computed and writer is not None:
+            todo += writer.inputs
 
 
 def choose(row: Row, parts: int) -> list[int]:
