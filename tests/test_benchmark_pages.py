@@ -38,3 +38,19 @@ def test_the_page_on_quantization_ends_with_the_committed_result(monkeypatch) ->
     accuracy = script("accuracy")
     stored = json.loads(accuracy.RESULT.read_text())
     assert accuracy.PAGE.read_text().endswith(accuracy.page(stored))
+
+
+def test_the_page_on_memory_has_the_committed_result_of_fitting() -> None:
+    stored = json.loads((ROOT / "benchmarks" / "results" / "fit_memory.json").read_text())
+    assert script("fit_memory_table").tables(stored) in (ROOT / "docs" / "memory.md").read_text()
+
+
+def test_where_batches_were_searched_the_largest_fits_and_the_next_does_not() -> None:
+    """The committed result itself: both were built."""
+    stored = json.loads((ROOT / "benchmarks" / "results" / "fit_memory.json").read_text())
+    found = [run for run in stored["runs"] if run["budget"] == "batch"]
+    assert len(found) >= 4
+    for run in found:
+        fits = {row["attempt"]: row["fits"] for row in run["rows"] if "batches" in row["attempt"]}
+        largest = max(int(text.split()[-1]) for text, well in fits.items() if well)
+        assert fits[f"batches up to {largest + 1}"] is False
