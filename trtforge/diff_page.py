@@ -50,7 +50,7 @@ def render(diff: Diff) -> str:
         "figure_change": lambda each: change_of_figure(each) if each.change else "",
         "layer": layer_text,
         "signed_bytes": signed_bytes,
-        "signed_time": lambda value: _micro(signed_time(value)),
+        "signed_time": lambda value: _micro(signed_time(value)) if value else "",
         "value": value_text,
         "change": change_text,
         "step": step_text,
