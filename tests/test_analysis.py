@@ -354,7 +354,7 @@ def test_what_profile_refuses(engine, tmp_path):
     assert "no layer dump r.layers.txt" in refused(2, "profile", str(engine)).err
     broken = tmp_path / "broken.json"
     broken.write_text(json.dumps({"Layers": ["names only"]}))
-    assert "layer names only" in refused(3, "profile", str(broken)).err
+    assert "layer names only" in refused(2, "profile", str(broken)).err
 
 
 def test_the_map_goes_both_ways():

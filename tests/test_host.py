@@ -93,7 +93,7 @@ def test_an_unknown_step_names_the_plugin_that_does_not_load(installed):
 
 def test_without_a_plugin_that_is_not_there(installed):
     installed(fine=module("fine_forge"))
-    with pytest.raises(tf.PluginError, match="Did you mean 'fine'"):
+    with pytest.raises(tf.RequestError, match="Did you mean 'fine'"):
         Host(without=["fin"])
 
 

@@ -146,13 +146,19 @@ def test_no_data_says_how_to_give_some(tmp_path):
     [
         ({"count": 0}, "at least 1"),
         ({"path": Path("missing.npz")}, "no such file"),
-        ({"path": Path("data.csv")}, ".npz file"),
         ({"path": Path("x.npz"), "synthesize": True}, "exclude"),
     ],
 )
 def test_wrong_options_are_refused(tmp_path, options, text):
     with pytest.raises(DataError, match=text):
         load(ONE_INPUT, tmp_path, **options)
+
+
+def test_a_file_of_another_kind_is_refused(tmp_path):
+    table = tmp_path / "data.csv"
+    table.write_text("1,2")
+    with pytest.raises(DataError, match=r"\.npz file"):
+        load(ONE_INPUT, tmp_path, path=table)
 
 
 def test_an_empty_folder_is_refused(tmp_path):

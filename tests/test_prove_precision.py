@@ -40,8 +40,8 @@ from trtforge import (
     PrecisionProof,
     Quantized,
     Request,
+    RequestError,
     ShapeRange,
-    StepError,
 )
 
 
@@ -318,5 +318,5 @@ def test_the_step_refuses_a_profile_of_another_rank(tmp_path: Path):
     profile = {"x": ShapeRange(Dims("1x2"), Dims("1x2"), Dims("1x2"))}
     request = Request("model.onnx", profiles=(profile,))
     ctx = context(tmp_path, qdq(QDQ_CONV, axis=0), golden("conv_int8"), request)
-    with pytest.raises(StepError, match="input 'x'"):
+    with pytest.raises(RequestError, match="input 'x'"):
         ProvePrecision().run(ctx)

@@ -196,8 +196,8 @@ def made_order(tmp_path: Path) -> BuildOrder:
     )
     model = ir.from_onnx_text('<ir_version: 10, opset_import: ["" : 21]> g (float x) => () {}')
     ctx = Context(model, tmp_path, Request("m"))
-    order = step._order(Library("tensorrt", "11"), [], ctx.request)
-    return step._placed(order, tmp_path, ctx)
+    library = Library("tensorrt", "11")
+    return step._placed(step._order(library, [], ctx.request), library, tmp_path, ctx)
 
 
 # What the variables of the plugin files are; "plugin" is the module `tensorrt.plugin`.

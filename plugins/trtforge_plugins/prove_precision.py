@@ -47,7 +47,8 @@ class ProvePrecision(Step):
         """Put the layers and the proof into the context; the model stays as it is.
 
         Raises:
-            StepError: the engine has no readable layer dump, or a profile contradicts the model.
+            StepError: the engine has no readable layer dump.
+            RequestError: a profile contradicts the model.
         """
         layers = read_engine_layers(ctx.get(Engine))
         shapes = {}

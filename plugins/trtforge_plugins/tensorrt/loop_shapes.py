@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import onnx_ir as ir
 from onnx_ir.passes.common import ShapeInferencePass
 
-from trtforge import StepError
+from trtforge import RequestError
 from trtforge.graph import constant_tensor, graphs, is_op, label, nodes
 from trtforge_plugins.macs import bind_shapes
 
@@ -36,7 +36,7 @@ def changing_loops(model: ir.Model, usual: Shapes) -> Iterator[tuple[ir.Node, st
         shapes = {**_filled(model, size), **usual}
         try:
             bound = bind_shapes(model, shapes)
-        except StepError:  # a range that does not fit, which is another finding
+        except RequestError:  # a range that does not fit, which is another finding
             return
         found.append(dict(_changes(bound)))
         if shapes == dict(usual):

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from trtforge import Context, Request, StepError
+from trtforge import Context, Request, RequestError, StepError
 from trtforge.diagnosis import Finding, Level
 from trtforge.graph import is_op, label, nodes
 from trtforge_plugins.clean import InferShapes
@@ -36,7 +36,7 @@ def misfits(model: ir.Model, usual: Mapping[str, Sequence[int]]) -> Iterator[Fin
         return
     try:
         bound = bind_shapes(model, usual)
-    except StepError as error:
+    except RequestError as error:
         known, found = rule("bad-profile"), f"{error.where}: {error.what}"
         yield Finding(known.code, "", "", known.cause, found, known.remedies, seen_in="model")
         return
