@@ -67,7 +67,7 @@ ten fail for options of the build, which `check` is not told.
 
 ## What `check` cannot know
 
-Every build that fails in the tests was held against what `check` says of the same model, targets
+The builds that fail in the tests were held against what `check` says of the same model, targets
 and ranges; `tests/test_check_agrees.py` asks both of the cases that only the builder refuses. What
 is left for a build to show, and why:
 
@@ -75,6 +75,8 @@ is left for a build to show, and why:
   `memory_limit`): they are options of the step `tensorrt`, and what suffices only a build shows.
 - Options that the library or the machine does not serve (`version_compatible`, `refit`,
   `timing_cache`, `file`): `check` is told the model, the targets and the ranges alone.
+- Callbacks of custom ops that raise while TensorRT builds, and names in the option `plugins` that no
+  plugin has: `check` calls none of them.
 - The machine's memory, a killed process, a full disk: they are no part of the model.
 - Defects of TensorRT's compiler (`compiler-limit`, `tensorrt-crashed`, `no-implementation`). Where
   the cause of one is known (Attention of a tensor with itself), `check` says it.
