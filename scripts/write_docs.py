@@ -75,8 +75,8 @@ is left for a build to show, and why:
   `memory_limit`): they are options of the step `tensorrt`, and what suffices only a build shows.
 - Options that the library or the machine does not serve (`version_compatible`, `refit`,
   `timing_cache`, `file`): `check` is told the model, the targets and the ranges alone.
-- Callbacks of custom ops that raise while TensorRT builds, and names in the option `plugins` that no
-  plugin has: `check` calls none of them.
+- Callbacks of custom ops that raise while TensorRT builds, and names in the option `plugins` that
+  no plugin has: `check` calls none of them.
 - The machine's memory, a killed process, a full disk: they are no part of the model.
 - Defects of TensorRT's compiler (`compiler-limit`, `tensorrt-crashed`, `no-implementation`). Where
   the cause of one is known (Attention of a tensor with itself), `check` says it.
