@@ -63,9 +63,9 @@ def prepare(name: str, work: Path) -> dict[str, str]:
         folder.mkdir(parents=True, exist_ok=True)
         try:
             if not (folder / "raw.onnx").is_file() and precision == "float32":
-                _export(wanted, raw)
+                export(wanted, raw)
             elif not (folder / "raw.onnx").is_file():
-                _lower(wanted, precision, raw, folder / "raw.onnx")
+                lower(wanted, precision, raw, folder / "raw.onnx")
         except Exception as error:  # noqa: BLE001  # that it cannot be made is the result
             failed[precision] = _words(error)
             continue
@@ -77,7 +77,8 @@ def _words(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
 
 
-def _export(wanted: Architecture, path: Path) -> None:
+def export(wanted: Architecture, path: Path) -> None:
+    """Write the float32 model that torch's dynamo exporter makes of a network."""
     import torch
 
     feeds = inputs(wanted, 2)
@@ -91,7 +92,8 @@ def _export(wanted: Architecture, path: Path) -> None:
     program.save(path, external_data=False)
 
 
-def _lower(wanted: Architecture, precision: str, model: Path, result: Path) -> None:
+def lower(wanted: Architecture, precision: str, model: Path, result: Path) -> None:
+    """Write a float32 export in one of the other ``PRECISIONS``."""
     recipe = result.with_name("lower.yaml")
     recipe.write_text(LOWER[precision])
     shapes = {n: "x".join(map(str, t.shape)) for n, t in inputs(wanted, 2).items()}

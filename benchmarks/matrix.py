@@ -252,6 +252,7 @@ def write(rounds: Sequence[dict[str, Any]], cells: int) -> None:
         ]
         for name in ("two", "halves", "ray", "ray apart")
     }
+    measured = {name: values for name, values in ratios.items() if values}
     result = {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": f"{os.cpu_count()} cores, {platform.machine()}, no GPU",
@@ -259,9 +260,9 @@ def write(rounds: Sequence[dict[str, Any]], cells: int) -> None:
         "slower_together": slower_together(),
         "cells": cells,
         "bar": BAR,
-        "to_ideal": {name: round(median(values), 3) for name, values in ratios.items()},
+        "to_ideal": {name: round(median(values), 3) for name, values in measured.items()},
         "to_ideal_of_each_round": {
-            name: [round(value, 3) for value in values] for name, values in ratios.items()
+            name: [round(value, 3) for value in values] for name, values in measured.items()
         },
         "rounds": rounds,
     }

@@ -334,7 +334,7 @@ def test_the_step_opens_engines(monkeypatch):
 
 def test_every_name_of_cupy_exists():
     """The real device cannot run here; the names that it uses can be looked up."""
-    cupy = pytest.importorskip("cupy")
+    cupy = pytest.importorskip("cupy", reason="not run: CuPy is not installed")
     tree = ast.parse(inspect.getsource(cuda_device))
     found = set()
     for node in ast.walk(tree):
