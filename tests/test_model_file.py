@@ -327,6 +327,17 @@ def test_what_is_put_together_from_a_file_survives_its_end(external: Path) -> No
     np.testing.assert_array_equal(again.numpy(), expected)
 
 
+def test_what_is_put_together_does_not_need_what_is_saved(external: Path, tmp_path: Path) -> None:
+    model = model_file.load(external)
+    weight = model.graph.initializers["w"]
+    assert weight.const_value is not None
+    weight.const_value = side_by_side([weight.const_value] * 2, "w")
+    weight.shape = ir.Shape((64, 128))
+    model_file.save(model, tmp_path / "for a build" / "model.onnx", external_over=0)
+    shutil.rmtree(tmp_path / "for a build")
+    np.testing.assert_array_equal(weight.const_value.numpy(), np.hstack([WEIGHT] * 2))
+
+
 def test_weights_in_attributes_and_subgraphs_are_placed_too(tmp_path: Path) -> None:
     big = ir.tensor(WEIGHT, name="big")
     model = gemm()

@@ -160,7 +160,7 @@ def save(
         if placed:
             data_scratch.replace(data)
         scratch.replace(target)
-    if placed:
+    if placed and earlier:
         moved = {
             id(old): placed.get(id(old)) or inline_weights.inline(old)
             for old in weights
