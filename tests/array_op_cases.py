@@ -30,11 +30,14 @@ SCATTER_ND = [
 SCATTER_ELEMENTS = [
     [(5, 4), integers(-5, 5, (3, 4)), (3, 4)],
     [(3, 50, 2), integers(0, 3, (7, 40, 2)), (7, 40, 2)],
+    [(4, 2, 700), integers(0, 4, (3, 2, 600)), (3, 2, 600)],  # two slabs
+    [(5, 4), np.zeros((0, 4)), (0, 4)],
 ]
 NON_ZERO = [
     [integers(-1, 2, (3, 5, 7))],
     [integers(0, 2, (70, 100))],  # several blocks
     [integers(0, 2, (5000,))],
+    [integers(0, 2, (3, 4, 5, 6))],
     [np.zeros(4)],
     [(0, 3)],
 ]
@@ -42,6 +45,7 @@ COMPRESS = [
     [(5, 4), integers(0, 2, 5)],
     [(3000, 2), integers(0, 2, 2500)],  # a condition that does not reach the end
     [(7,), integers(0, 2, 7)],
+    [(3, 5000), np.array([1, 0, 1])],  # rows of several parts
     [(4, 3), np.zeros(4)],
 ]
 LINES = [[(4, 64)], [(3, 5, 7)], [(1, 1)], [(2, 3000)], [(0, 8)]]
@@ -67,6 +71,7 @@ UNIQUE = [
     [integers(-50, 50, (5000,))],
     [np.zeros(1)],
     [np.arange(300)[::-1].copy()],
+    [integers(-(2**62), 2**62, (9000,))],  # several tiles, and all bits
     [(0,)],
 ]
 PILLARS = ops.Voxelize((-4.0, -4.0, -4.0), (1.0, 2.0, 8.0), (8, 4, 1), 4, 40)

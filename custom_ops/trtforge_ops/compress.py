@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -10,10 +10,13 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from trtforge import CustomOp, Example, Launch, Shape, Substitute, Tactic
-from trtforge_ops.select import select_launches, select_workspace
+from trtforge import CustomOp, Example, Launch, Shape, Substitute, Tactic, ceil_div
+from trtforge_ops.select import BLOCK, selection_bytes, spans
 
 Array = np.ndarray[Any, np.dtype[Any]]
+
+PART = 2048
+"""Elements of a row that one warp copies."""
 
 
 @dataclass(frozen=True)
@@ -43,12 +46,23 @@ class Compress(CustomOp):
     def launch(
         self, inputs: tuple[Shape, ...], outputs: tuple[Shape, ...], tactic: Tactic
     ) -> tuple[Launch, ...]:
-        """Choose among the rows; then one thread per element."""
-        return select_launches(outputs[0][0], prod(outputs[0]), (prod(inputs[0][1:]),))
+        """Mark the rows; then each warp copies those of 32, or a part of each."""
+        words, blocks = spans(outputs[0][0])
+        row = prod(inputs[0][1:])
+        parts = max(1, ceil_div(row, PART))
+        scalars = (outputs[0][0], words, blocks, row, parts)
+        return (
+            Launch(blocks, BLOCK, scalars, kernel="mark"),
+            Launch(blocks * parts, BLOCK, scalars, kernel="write"),
+        )
+
+    def names(self) -> Mapping[str, object]:
+        """Tell the kernel how long a part is."""
+        return {"part": PART}
 
     def workspace(self, inputs: tuple[Shape, ...], outputs: tuple[Shape, ...]) -> int:
-        """Counts and places."""
-        return select_workspace(outputs[0][0])
+        """Bits and counts."""
+        return selection_bytes(outputs[0][0])
 
     def reference(self, *inputs: Array) -> tuple[Array, ...]:
         """Ask NumPy."""

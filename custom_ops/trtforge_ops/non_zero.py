@@ -12,7 +12,7 @@ import onnx_ir as ir
 
 from trtforge import CustomOp, Example, Launch, Shape, Substitute, Tactic
 from trtforge_ops.scatter import lengths
-from trtforge_ops.select import select_launches, select_workspace
+from trtforge_ops.select import BLOCK, selection_bytes, spans
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -42,13 +42,18 @@ class NonZero(CustomOp):
     def launch(
         self, inputs: tuple[Shape, ...], outputs: tuple[Shape, ...], tactic: Tactic
     ) -> tuple[Launch, ...]:
-        """Choose among all entries; then one thread per index."""
+        """Mark what is not zero, then write where it is."""
         size, rank = outputs[0]
-        return select_launches(size, size * rank, (rank, *lengths(inputs[0])))
+        words, blocks = spans(size)
+        scalars = (size, words, blocks, rank, *lengths(inputs[0]))
+        return (
+            Launch(blocks, BLOCK, scalars, kernel="mark"),
+            Launch(blocks, BLOCK, scalars, kernel="write"),
+        )
 
     def workspace(self, inputs: tuple[Shape, ...], outputs: tuple[Shape, ...]) -> int:
-        """Counts and places."""
-        return select_workspace(outputs[0][0])
+        """Bits and counts."""
+        return selection_bytes(outputs[0][0])
 
     def reference(self, *inputs: Array) -> tuple[Array, ...]:
         """Ask NumPy."""

@@ -15,6 +15,9 @@ from trtforge_ops.scatter import BLOCK, MOST_AXES, Reduction, as_reduction, comb
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
+SLAB = 512
+"""Columns behind the axis that are updated at a time."""
+
 
 @dataclass(frozen=True)
 class ScatterElements(CustomOp):
@@ -50,12 +53,18 @@ class ScatterElements(CustomOp):
         self, inputs: tuple[Shape, ...], outputs: tuple[Shape, ...], tactic: Tactic
     ) -> tuple[Launch, ...]:
         """Copy the data; then one thread per update."""
-        data, indices, updates = inputs
-        axis = self.axis % len(data) + MOST_AXES - len(data)
-        scalars = (prod(data), prod(updates), axis, *lengths(data), *lengths(indices))
+        data, indices, _ = inputs
+        axis = self.axis % len(data)
+        before, after = prod(indices[:axis]), prod(indices[axis + 1 :])
+        slabs = max(1, ceil_div(after, SLAB))
+        width = max(1, ceil_div(after, slabs))
+        parts = (before, indices[axis], after, slabs, width)
+        axes = (len(data), axis + MOST_AXES - len(data))
+        scalars = (prod(data), *axes, *parts, *lengths(data), *lengths(indices))
+        threads = before * slabs * indices[axis] * width
         return (
             Launch(max(1, ceil_div(prod(data), BLOCK)), BLOCK, scalars, kernel="copy"),
-            Launch(max(1, ceil_div(prod(updates), BLOCK)), BLOCK, scalars, kernel="apply"),
+            Launch(max(1, ceil_div(threads, BLOCK)), BLOCK, scalars, kernel="apply"),
         )
 
     def reference(self, *inputs: Array) -> tuple[Array, ...]:

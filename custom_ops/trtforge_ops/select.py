@@ -2,28 +2,20 @@
 
 from __future__ import annotations
 
-from trtforge import Launch, ceil_div
+from trtforge import ceil_div
 
 BLOCK = 256
-CHUNK = 2048
-"""Entries of a block: kSelectChunk in the kernels."""
+MOST_BLOCKS = 2048
+"""Each block adds up what all earlier ones chose, so that there should not be too many."""
 
 
-def select_launches(size: int, written: int, scalars: tuple[int, ...]) -> tuple[Launch, ...]:
-    """Count, number, find the places, and write ``written`` entries of the output at most.
-
-    The first two scalars are ``size``, of which the chosen are a part, and its chunks.
-    """
-    chunks = max(1, ceil_div(size, CHUNK))
-    scalars = (size, chunks, *scalars)
-    return (
-        Launch(chunks, BLOCK, scalars, kernel="count"),
-        Launch(1, BLOCK, scalars, kernel="number"),
-        Launch(chunks, BLOCK, scalars, kernel="places"),
-        Launch(max(1, ceil_div(written, BLOCK)), BLOCK, scalars, kernel="write"),
-    )
+def spans(size: int) -> tuple[int, int]:
+    """Return the words of 32 entries that each warp of a block has, and the blocks."""
+    words = max(1, ceil_div(size, BLOCK * MOST_BLOCKS))
+    return words, max(1, ceil_div(size, BLOCK * words))
 
 
-def select_workspace(size: int) -> int:
-    """Bytes for an int per chunk and one per place."""
-    return 4 * (max(1, ceil_div(size, CHUNK)) + size)
+def selection_bytes(size: int) -> int:
+    """Return the scratch memory for a count of each block and a bit of each entry."""
+    words, blocks = spans(size)
+    return 4 * blocks * (1 + BLOCK // 32 * words)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -11,10 +11,16 @@ import numpy as np
 import onnx_ir as ir
 
 from trtforge import CustomOp, Example, Launch, Shape, Substitute, Tactic, ceil_div
-from trtforge_ops.select import CHUNK
-from trtforge_ops.sorting import BLOCK, padded, sort_launches
 
 Array = np.ndarray[Any, np.dtype[Any]]
+
+BLOCK = 256
+TILE = 16 * BLOCK
+"""Entries that a block sorts: kSortTile in the kernel."""
+DIGITS, PASSES = 256, 8
+"""A sort by digits of 8 bits takes as many passes for keys of 64."""
+PROGRESS = 32
+"""Integers by which blocks tell each other how far they are."""
 
 
 @dataclass(frozen=True)
@@ -42,24 +48,26 @@ class Unique(CustomOp):
     def launch(
         self, inputs: tuple[Shape, ...], outputs: tuple[Shape, ...], tactic: Tactic
     ) -> tuple[Launch, ...]:
-        """Sort the indices; number the values; then how often each comes."""
+        """Clear what blocks tell each other by; then all phases in one launch."""
         (size,) = outputs[0]
-        chunks = max(1, ceil_div(size, CHUNK))
-        sizes = (size, padded(size), chunks)
-        once = (0, 0, *sizes)
+        tiles = max(1, ceil_div(size, TILE))
+        cleared = PROGRESS + (PASSES + tiles) * DIGITS
+        scalars = (size, tiles, cleared)
         return (
-            Launch(max(1, ceil_div(padded(size), BLOCK)), BLOCK, once, kernel="start"),
-            *sort_launches(size, sizes),
-            Launch(chunks, BLOCK, once, kernel="count"),
-            Launch(1, BLOCK, once, kernel="number"),
-            Launch(chunks, BLOCK, once, kernel="values"),
-            Launch(max(1, ceil_div(size, BLOCK)), BLOCK, once, kernel="counts"),
+            Launch(ceil_div(cleared, BLOCK), BLOCK, scalars, kernel="start"),
+            Launch(tiles * (PASSES + 5), BLOCK, scalars, kernel="run"),
         )
 
+    def names(self) -> Mapping[str, object]:
+        """Tell the kernel where the histograms are."""
+        return {"progress": PROGRESS}
+
     def workspace(self, inputs: tuple[Shape, ...], outputs: tuple[Shape, ...]) -> int:
-        """The order, the chunks' counts, and where each value starts in the order."""
+        """Progress, histograms, states of two passes, two sets of keys and places, bits and counts."""
         (size,) = outputs[0]
-        return 4 * (padded(size) + max(1, ceil_div(size, CHUNK)) + size)
+        tiles = max(1, ceil_div(size, TILE))
+        words = PROGRESS + (PASSES + 2 * tiles) * DIGITS + tiles * (1 + TILE // 32)
+        return 4 * words + 2 * (8 + 4) * size
 
     def reference(self, *inputs: Array) -> tuple[Array, ...]:
         """Ask NumPy."""

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from trtforge import CustomOp, Example, Launch, Shape, Tactic, ceil_div
-from trtforge_ops.select import BLOCK, CHUNK
+from trtforge_ops.select import BLOCK, selection_bytes, spans
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -138,24 +138,23 @@ class Voxelize(CustomOp):
         """Chain the points of each cell, number the cells that have any, write their points."""
         count, features = inputs[0]
         cells = prod(self.grid)
-        chunks = ceil_div(cells, CHUNK)
-        scalars = (count, features, cells, chunks)
+        words, blocks = spans(cells)
+        scalars = (count, features, cells, words, blocks)
         of_cells, of_points = ceil_div(cells, BLOCK), max(1, ceil_div(count, BLOCK))
         cleared = max(1, ceil_div(prod(outputs[0]), BLOCK))
         return (
             Launch(of_cells, BLOCK, scalars, kernel="start"),
             Launch(of_points, BLOCK, scalars, kernel="chain"),
-            Launch(chunks, BLOCK, scalars, kernel="count"),
-            Launch(1, BLOCK, scalars, kernel="number"),
-            Launch(chunks, BLOCK, scalars, kernel="cells"),
+            Launch(blocks, BLOCK, scalars, kernel="mark"),
+            Launch(blocks, BLOCK, scalars, kernel="cells"),
             Launch(cleared, BLOCK, scalars, kernel="clear"),
             Launch(of_points, BLOCK, scalars, kernel="place"),
         )
 
     def workspace(self, inputs: tuple[Shape, ...], outputs: tuple[Shape, ...]) -> int:
-        """A chain and a number for each cell, a link for each point, the chunks' counts."""
+        """A chain and a number for each cell, a link for each point, bits and counts."""
         cells = prod(self.grid)
-        return 4 * (2 * cells + inputs[0][0] + ceil_div(cells, CHUNK))
+        return 4 * (2 * cells + inputs[0][0]) + selection_bytes(cells)
 
     def reference(self, *inputs: Array) -> tuple[Array, ...]:
         """Divide in float32, as the function and the kernel do, then sort by cells."""

@@ -1,9 +1,9 @@
-// The places of what is chosen, in order: counted per block, then numbered, then written.
+// The places of what is chosen, in order: one kernel marks them by bits, the next one ranks them.
 #pragma once
 
 namespace trtforge {
 
-constexpr int kSelectBlock = 256, kSelectItems = 8, kSelectChunk = kSelectBlock * kSelectItems;
+constexpr int kSelectBlock = 256, kSelectWarps = kSelectBlock / 32;
 
 /** Sum over the block of what earlier threads bring, and in `all` of what all bring. */
 __device__ __forceinline__ int before_in_block(int mine, int& all) {
@@ -27,48 +27,71 @@ __device__ __forceinline__ int before_in_block(int mine, int& all) {
     return before;
 }
 
-/** Write to `counts` how many of this block's chunk are chosen; `chosen(i)` tells it. */
-template <typename Chosen>
-__device__ __forceinline__ void count_chosen(int size, Chosen chosen, int* counts) {
-    const int first = blockIdx.x * kSelectChunk + threadIdx.x * kSelectItems;
-    int mine = 0, all;
-    for (int i = first; i < min(size, first + kSelectItems); ++i) mine += chosen(i);
-    before_in_block(mine, all);
-    if (threadIdx.x == 0) counts[blockIdx.x] = all;
-}
-
-/** One block: replace the chunks' counts by the sums before them, and write the sum of all. */
-__device__ __forceinline__ void number_chunks(int chunks, int* counts, int* total) {
-    int sum = 0, all;
-    for (int first = 0; first < chunks; first += blockDim.x) {
-        const int at = first + threadIdx.x;
-        const int before = before_in_block(at < chunks ? counts[at] : 0, all);
-        if (at < chunks) counts[at] = sum + before;
-        sum += all;
+/** What the first kernel leaves to the second: a bit of each entry, and how many each block chose.
+ *
+ * Each warp has `words` words of 32 entries; blocks have kSelectWarps warps.
+ */
+struct Selection {
+    int size, words, blocks;
+    int* counts;  ///< [blocks]
+    unsigned* bits;  ///< [blocks][kSelectWarps][words]
+    __device__ __forceinline__ Selection(int size, int words, int blocks, int* workspace)
+        : size(size), words(words), blocks(blocks), counts(workspace), bits(reinterpret_cast<unsigned*>(workspace + blocks)) {}
+    __device__ __forceinline__ unsigned first_word(int block) const {
+        return (unsigned(block) * kSelectWarps + threadIdx.x / 32) * words;
     }
-    if (threadIdx.x == 0) *total = sum;
-}
+};
 
-/** Call `use(i, rank)` for each entry of this block's chunk: how many up to it are chosen. */
-template <typename Chosen, typename Use>
-__device__ __forceinline__ void rank_chosen(int size, Chosen chosen, const int* before, Use use) {
-    const int first = blockIdx.x * kSelectChunk + threadIdx.x * kSelectItems;
-    const int end = min(size, first + kSelectItems);
-    int mine = 0, all;
-    for (int i = first; i < end; ++i) mine += chosen(i);
-    int rank = before[blockIdx.x] + before_in_block(mine, all);
-    for (int i = first; i < end; ++i) {
-        rank += chosen(i);
-        use(i, rank);
-    }
-}
-
-/** Write the places of what is chosen in this block's chunk, in order. */
+/** Mark the entries of a block; `chosen(i)` tells which. */
 template <typename Chosen>
-__device__ __forceinline__ void write_places(int size, Chosen chosen, const int* before, int* places) {
-    rank_chosen(size, chosen, before, [&](int i, int rank) {
-        if (chosen(i)) places[rank - 1] = i;
-    });
+__device__ __forceinline__ void mark_chosen(const Selection& to, int block, Chosen chosen) {
+    constexpr int kAhead = 8;  // loads that do not wait for each other
+    const int lane = threadIdx.x % 32;
+    const unsigned first = to.first_word(block);
+    int count = 0, all;
+    for (int i = 0; i < to.words; i += kAhead) {
+        bool is[kAhead];
+#pragma unroll
+        for (int j = 0; j < kAhead; ++j) {
+            const unsigned at = (first + i + j) * 32 + lane;
+            is[j] = i + j < to.words && at < unsigned(to.size) && chosen(int(at));
+        }
+        unsigned mine = 0;
+#pragma unroll
+        for (int j = 0; j < kAhead; ++j) {
+            const unsigned word = __ballot_sync(0xffffffffu, is[j]);
+            if (lane == j) mine = word;
+        }
+        if (lane < kAhead && i + lane < to.words) to.bits[first + i + lane] = mine;
+        count += __popc(mine);
+    }
+    before_in_block(count, all);
+    if (threadIdx.x == 0) to.counts[block] = all;
+}
+
+/** Call `use(i, rank, chosen)` for the entries of a block: how many before `i` are chosen, and whether it is.
+ *
+ * The lanes of a warp call it together, also where `i` is behind the end. Returns how many are chosen up
+ * to the end of this block.
+ */
+template <typename Use>
+__device__ __forceinline__ int rank_chosen(const Selection& from, int block, Use use) {
+    const int lane = threadIdx.x % 32;
+    const unsigned first = from.first_word(block);
+    int earlier = 0, mine = 0, before, here;
+    for (int i = threadIdx.x; i < block; i += kSelectBlock) earlier += from.counts[i];
+    for (int i = lane; i < from.words; i += 32) mine += __popc(from.bits[first + i]);
+    before_in_block(earlier, before);
+    int rank = before + __shfl_sync(0xffffffffu, before_in_block(mine, here), 0);
+    for (int i = 0; i < from.words; i += 32) {
+        const unsigned of_lane = i + lane < from.words ? from.bits[first + i + lane] : 0;
+        for (int j = 0; j < min(32, from.words - i); ++j) {
+            const unsigned word = __shfl_sync(0xffffffffu, of_lane, j);
+            use(int((first + i + j) * 32 + lane), rank + __popc(word & ((1u << lane) - 1)), word >> lane & 1);
+            rank += __popc(word);
+        }
+    }
+    return before + here;
 }
 
 }  // namespace trtforge
