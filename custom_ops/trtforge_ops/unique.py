@@ -63,7 +63,7 @@ class Unique(CustomOp):
         return {"progress": PROGRESS}
 
     def workspace(self, inputs: tuple[Shape, ...], outputs: tuple[Shape, ...]) -> int:
-        """Progress, histograms, states of two passes, two sets of keys and places, bits and counts."""
+        """Progress, histograms, states of two passes, two sets of keys and places, a selection."""
         (size,) = outputs[0]
         tiles = max(1, ceil_div(size, TILE))
         words = PROGRESS + (PASSES + 2 * tiles) * DIGITS + tiles * (1 + TILE // 32)
