@@ -49,12 +49,12 @@ __device__ __forceinline__ void mark_chosen(const Selection& to, int block, Chos
     const int lane = threadIdx.x % 32;
     const unsigned first = to.first_word(block);
     int count = 0, all;
-    for (int i = 0; i < to.words && to.size > 0; i += kAhead) {
+    for (int i = 0; i < to.words; i += kAhead) {
         bool is[kAhead];
 #pragma unroll
         for (int j = 0; j < kAhead; ++j) {
             const unsigned at = (first + i + j) * 32 + lane;
-            is[j] = chosen(int(min(at, unsigned(to.size) - 1)));  // behind the end the last one again
+            is[j] = to.size > 0 && chosen(int(min(at, unsigned(to.size) - 1)));  // behind the end the last one again
             is[j] = is[j] && at < unsigned(to.size) && i + j < to.words;
         }
         unsigned mine = 0;
