@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -15,6 +15,8 @@ from trtforge_ops.scatter import BLOCK, MOST_AXES, Reduction, as_reduction, comb
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
+PACK = 4
+"""Elements that a thread copies at once."""
 SLAB = 512
 """Columns behind the axis that are updated at a time."""
 
@@ -63,9 +65,13 @@ class ScatterElements(CustomOp):
         scalars = (prod(data), *axes, *parts, *lengths(data), *lengths(indices))
         threads = before * slabs * indices[axis] * width
         return (
-            Launch(max(1, ceil_div(prod(data), BLOCK)), BLOCK, scalars, kernel="copy"),
+            Launch(max(1, ceil_div(prod(data), PACK * BLOCK)), BLOCK, scalars, kernel="copy"),
             Launch(max(1, ceil_div(threads, BLOCK)), BLOCK, scalars, kernel="apply"),
         )
+
+    def names(self) -> Mapping[str, object]:
+        """Tell the kernel how much a thread copies."""
+        return {"pack": PACK}
 
     def reference(self, *inputs: Array) -> tuple[Array, ...]:
         """Combine with NumPy's ``ufunc.at``."""
