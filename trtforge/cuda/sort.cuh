@@ -39,19 +39,17 @@ __device__ __forceinline__ unsigned same_digit(int digit) {
     return same;
 }
 
-/** How many keys of earlier tiles have this thread's digit, of which this tile has `mine`.
+/** How many keys of earlier tiles have a digit, whose `states` are kDigits apart.
  *
  * A state is 0 before it is there; else 1 + the tile's own count, or, below 0, that of all up to it.
  */
-__device__ __forceinline__ int look_back(volatile int* states, int tile, int mine) {
-    constexpr int kAhead = 8;
-    volatile int* of_digit = states + threadIdx.x;
-    if (tile > 0) of_digit[tile * kDigits] = 1 + mine;
+__device__ __forceinline__ int look_back(const volatile int* states, int tile) {
+    constexpr int kAhead = 16;  // loads that do not wait for each other
     int earlier = 0;
     for (int at = tile - 1, more = 1; more;) {
         int seen[kAhead];
 #pragma unroll
-        for (int i = 0; i < kAhead; ++i) seen[i] = at >= i ? of_digit[(at - i) * kDigits] : -1;
+        for (int i = 0; i < kAhead; ++i) seen[i] = at >= i ? states[(at - i) * kDigits] : -1;
 #pragma unroll
         for (int i = 0, next = 1; i < kAhead; ++i) {
             next = next && more && seen[i];
@@ -61,7 +59,6 @@ __device__ __forceinline__ int look_back(volatile int* states, int tile, int min
             --at;
         }
     }
-    of_digit[tile * kDigits] = -1 - earlier - mine;
     return earlier;
 }
 
@@ -76,6 +73,7 @@ __device__ __forceinline__ void sort_tile(
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, digit = threadIdx.x;
     const int start = tile * kSortTile, here = min(kSortTile, size - start);
     const int first = warp * 32 * kSortItems + lane;
+    const int of_all = histogram[digit];
     Key keys[kSortItems];
     int ranks[kSortItems], all;
 #pragma unroll
@@ -94,13 +92,16 @@ __device__ __forceinline__ void sort_tile(
     __syncthreads();
     int count = 0;
     for (int i = 0; i < kSortWarps; ++i) count += shared.ranks[i][digit];
+    states[tile * kDigits + digit] = tile ? 1 + count : -1 - count;
     const int of_tile = before_in_block(count, all);
     for (int i = 0, rank = of_tile; i < kSortWarps; ++i) {
         const int of_warp = shared.ranks[i][digit];
         shared.ranks[i][digit] = rank;
         rank += of_warp;
     }
-    shared.first[digit] = before_in_block(histogram[digit], all) + look_back(states, tile, count) - of_tile;
+    const int smaller = before_in_block(of_all, all), earlier = look_back(states + digit, tile);
+    states[tile * kDigits + digit] = -1 - earlier - count;
+    shared.first[digit] = smaller + earlier - of_tile;
     __syncthreads();
 #pragma unroll
     for (int i = 0; i < kSortItems; ++i) {
