@@ -6,7 +6,7 @@ import trtforge_ops as ops
 from trtforge_ops import select
 
 from trtforge import RequestError
-from trtforge.op_testing import check_on_host
+from trtforge.op_testing import check_on_host, make_inputs
 
 
 @pytest.mark.parametrize("shape", [(2, 3, 4), (65, 65)])
@@ -26,7 +26,11 @@ def test_few_blocks_choose_from_many_entries(most, monkeypatch):
     words, blocks = select.spans(30_000)
     assert (words > 32, blocks) == (True, most)  # a warp reads 32 words at a time
     chosen = np.random.default_rng(0).integers(0, 2, 30_000).astype(bool)
-    check_on_host(ops.NonZero(), [chosen.reshape(300, 100)], "bool")
+    for dtype in ops.NonZero.dtypes:
+        (x,) = make_inputs(
+            ops.NonZero(), [chosen.reshape(300, 100)], dtype, np.random.default_rng(0)
+        )
+        check_on_host(ops.NonZero(), [x], dtype)
     check_on_host(ops.Compress(), [np.arange(30_000, dtype=np.int32), chosen], "int32")
 
 

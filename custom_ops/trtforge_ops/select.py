@@ -5,7 +5,7 @@ from __future__ import annotations
 from trtforge import ceil_div
 
 BLOCK = 256
-MOST_BLOCKS = 4096
+MOST_BLOCKS = 2048
 """Each block adds up what all earlier ones chose, so that there should not be too many."""
 
 

@@ -42,14 +42,40 @@ struct Selection {
     }
 };
 
-/** Mark the entries of a block; `chosen(i)` tells which. */
+/** Mark the entries of a block by packs of `N`, as long as 32 words of a warp are there; returns how many words it did.
+ *
+ * `bits_of(i)` tells which of entries `i` to `i + N - 1` are chosen; `count` is added to.
+ */
+template <int N, typename BitsOf>
+__device__ __forceinline__ int mark_packs(const Selection& to, int block, BitsOf bits_of, int& count) {
+    constexpr int kLanes = 32 / N;  // that have a word together, and loads that do not wait for each other
+    const int lane = threadIdx.x % 32, turn = lane % kLanes;
+    const unsigned first = to.first_word(block);
+    int done = 0;
+    for (; done + 32 <= to.words && (first + done + 32) * 32 <= unsigned(to.size); done += 32) {
+        unsigned bits[kLanes], mine = 0;
+#pragma unroll
+        for (int i = 0; i < kLanes; ++i) bits[i] = bits_of((first + done + i * N) * 32 + lane * N) << (turn * N);
+#pragma unroll
+        for (int i = 0; i < kLanes; ++i) {
+#pragma unroll
+            for (int step = 1; step < kLanes; step *= 2) bits[i] |= __shfl_xor_sync(0xffffffffu, bits[i], step);
+            if (turn == i) mine = bits[i];
+        }
+        to.bits[first + done + turn * N + lane / kLanes] = mine;
+        count += __popc(mine);
+    }
+    return done;
+}
+
+/** Mark the entries of a block; `chosen(i)` tells which. The first `done` words are there, with `count` entries. */
 template <typename Chosen>
-__device__ __forceinline__ void mark_chosen(const Selection& to, int block, Chosen chosen) {
+__device__ __forceinline__ void mark_chosen(const Selection& to, int block, Chosen chosen, int done = 0, int count = 0) {
     constexpr int kAhead = 8;  // loads that do not wait for each other
     const int lane = threadIdx.x % 32;
     const unsigned first = to.first_word(block);
-    int count = 0, all;
-    for (int i = 0; i < to.words; i += kAhead) {
+    int all;
+    for (int i = done; i < to.words; i += kAhead) {
         bool is[kAhead];
 #pragma unroll
         for (int j = 0; j < kAhead; ++j) {
