@@ -44,7 +44,7 @@ __device__ __forceinline__ unsigned same_digit(int digit) {
  * A state is 0 before it is there; else 1 + the tile's own count, or, below 0, that of all up to it.
  */
 __device__ __forceinline__ int look_back(const volatile int* states, int tile) {
-    constexpr int kAhead = 16;  // loads that do not wait for each other
+    constexpr int kAhead = 8;  // loads that do not wait for each other
     int earlier = 0;
     for (int at = tile - 1, more = 1; more;) {
         int seen[kAhead];
@@ -75,9 +75,11 @@ __device__ __forceinline__ void sort_tile(
     const int first = warp * 32 * kSortItems + lane;
     const int of_all = histogram[digit];
     Key keys[kSortItems];
-    int ranks[kSortItems], all;
+    int places[kSortItems], ranks[kSortItems], all;
 #pragma unroll
     for (int i = 0; i < kSortItems; ++i) keys[i] = first + 32 * i < here ? key(start + first + 32 * i) : ~Key(0);
+#pragma unroll
+    for (int i = 0; i < kSortItems; ++i) places[i] = first + 32 * i < here ? place(start + first + 32 * i) : 0;
     for (int i = lane; i < kDigits; i += 32) shared.ranks[warp][i] = 0;
     __syncwarp();
 #pragma unroll
@@ -119,8 +121,7 @@ __device__ __forceinline__ void sort_tile(
     }
     __syncthreads();
 #pragma unroll
-    for (int i = 0; i < kSortItems; ++i)
-        if (first + 32 * i < here) shared.places[ranks[i]] = place(start + first + 32 * i);
+    for (int i = 0; i < kSortItems; ++i) shared.places[ranks[i]] = places[i];
     __syncthreads();
 #pragma unroll
     for (int i = 0; i < kSortItems; ++i) {
