@@ -75,11 +75,9 @@ __device__ __forceinline__ void sort_tile(
     const int first = warp * 32 * kSortItems + lane;
     const int of_all = histogram[digit];
     Key keys[kSortItems];
-    int places[kSortItems], ranks[kSortItems], all;
+    int ranks[kSortItems], all;
 #pragma unroll
     for (int i = 0; i < kSortItems; ++i) keys[i] = first + 32 * i < here ? key(start + first + 32 * i) : ~Key(0);
-#pragma unroll
-    for (int i = 0; i < kSortItems; ++i) places[i] = first + 32 * i < here ? place(start + first + 32 * i) : 0;
     for (int i = lane; i < kDigits; i += 32) shared.ranks[warp][i] = 0;
     __syncwarp();
 #pragma unroll
@@ -121,7 +119,8 @@ __device__ __forceinline__ void sort_tile(
     }
     __syncthreads();
 #pragma unroll
-    for (int i = 0; i < kSortItems; ++i) shared.places[ranks[i]] = places[i];
+    for (int i = 0; i < kSortItems; ++i)
+        if (first + 32 * i < here) shared.places[ranks[i]] = place(start + first + 32 * i);
     __syncthreads();
 #pragma unroll
     for (int i = 0; i < kSortItems; ++i) {
