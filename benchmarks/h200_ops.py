@@ -6,9 +6,10 @@
 Each tactic's result is compared with PyTorch's first. Then its launches, on several sets of inputs
 and outputs that together do not fit the L2 cache, are captured in a CUDA graph with one set after
 the other, and so are PyTorch's: the time of one is the median over replays of the graph, by CUDA
-events, divided by the launches. "share" is the floor (bytes that must move / measured bandwidth of
-a copy of 1 GiB) over the time. What waits for the CPU (torchvision's NMS) is
-timed call by call.
+events, divided by the launches. The fastest tactic, eager PyTorch and torch.compile then take turns
+for three rounds, whose median counts. "share" is the floor (bytes that must move / measured
+bandwidth of a copy of 1 GiB) over the time. What waits for the CPU (torchvision's NMS) is timed
+call by call.
 """
 
 from __future__ import annotations
@@ -184,6 +185,14 @@ def time_all(case: Case, calls: Sequence[Callable[[], Any]]) -> float:
     return time_graph(calls) if case.graph else time_calls(calls, 10)
 
 
+def in_turn(
+    case: Case, rivals: dict[str, Sequence[Callable[[], Any]]], rounds: int = 3
+) -> dict[str, float]:
+    """Return the median of several rounds, in each of which all are timed one after the other."""
+    taken = [{name: time_all(case, calls) for name, calls in rivals.items()} for _ in range(rounds)]
+    return {name: statistics.median(one[name] for one in taken) for name in rivals}
+
+
 def copy_bandwidth() -> float:
     """Return the bandwidth of a copy of 1 GiB: bytes read and written per second."""
     a = torch.randn(2**29, device="cuda", dtype=torch.bfloat16)
@@ -233,17 +242,19 @@ def measure(case: Case, bandwidth: float, store: Path, args: argparse.Namespace)
         times[describe_tactic(tactic)] = time_all(case, started)
         if times[describe_tactic(tactic)] < times[describe_tactic(best)]:
             best = tactic
-    ours = time_all(case, launchers(case, sets, best, store))
-    eager = time_all(case, [lambda inputs=inputs: case.peer(*inputs) for inputs in sets])
-    compiled = None
+    rivals: dict[str, Sequence[Callable[[], Any]]] = {
+        "ours": launchers(case, sets, best, store),
+        "eager": [lambda inputs=inputs: case.peer(*inputs) for inputs in sets],
+    }
     if case.compiled and not args.no_compile:
         torch.compiler.reset()
         fast = torch.compile(case.peer, mode=MODE, dynamic=False)
         fast(*first)
-        compiled = time_all(case, [lambda inputs=inputs: fast(*inputs) for inputs in sets])
+        rivals["compiled"] = [lambda inputs=inputs: fast(*inputs) for inputs in sets]
+    taken = in_turn(case, rivals)
     return Result(
-        case.name, nbytes / bandwidth * 1e3, ours, dict(best),
-        times[describe_tactic(choices[0])], eager, compiled, worst, times,
+        case.name, nbytes / bandwidth * 1e3, taken["ours"], dict(best),
+        times[describe_tactic(choices[0])], taken["eager"], taken.get("compiled"), worst, times,
     )  # fmt: skip
 
 

@@ -45,15 +45,36 @@ def test_gelu_by_a_polynomial_is_near_for_every_float16() -> None:
     check_on_host(ops.BiasGelu(), [x, bias], "float16", rtol=2.0**-10, atol=4e-6)
 
 
-# A template's other branches, and rows longer than the registers hold.
+@pytest.mark.parametrize("scale", [1e-30, -3e25, 0.0])
+@pytest.mark.parametrize(
+    "op",
+    [ops.QuantizeInt8(), ops.QuantizeFloat8(), ops.RMSNormQuantize()],
+    ids=lambda op: op.op_type,
+)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_scales_far_from_one(op: Any, dtype: str, scale: float) -> None:
+    """They are divided by in another way: the quick one would overflow, or lose bits."""
+    shapes = [(3, 208), (208,), ()] if isinstance(op, ops.RMSNormQuantize) else [(3, 208), ()]
+    inputs = make_inputs(op, shapes, dtype, np.random.default_rng(3))
+    inputs[0] = (inputs[0].astype(np.float32) * max(abs(scale), 1e-30)).astype(inputs[0].dtype)
+    inputs[-1] = np.float32(scale) * np.ones_like(inputs[-1])
+    with np.errstate(all="ignore"):
+        check_on_host(op, inputs, dtype, atol=op_cases.tolerance(op))
+
+
+# A template's other branches: rows longer than the registers hold, and some that fill them just so,
+# of which a block has four at once, or one.
 TACTICS = [
-    (op, {"lanes": lanes, "items": 1, "early": early}, [(5, 1200), *more])
-    for lanes, early in ((32, 1), (64, 0))
+    (op, {"lanes": lanes, "items": 1, "early": early}, [shape, *more])
+    for lanes, early, shape in (
+        *((32, 1, (5, 1200)), (64, 0, (5, 1200))),
+        *((32, 1, (8, 256)), (32, 0, (6, 256)), (64, 1, (3, 512))),
+    )
     for op, more in (
-        (ops.RMSNorm(), [(1200,)]),
-        (ops.AddRMSNorm(), [(5, 1200), (1200,)]),
-        (ops.LayerNorm(), [(1200,), (1200,)]),
-        (ops.RMSNormQuantize(), [(1200,), ()]),
+        (ops.RMSNorm(), [shape[1:]]),
+        (ops.AddRMSNorm(), [shape, shape[1:]]),
+        (ops.LayerNorm(), [shape[1:], shape[1:]]),
+        (ops.RMSNormQuantize(), [shape[1:], ()]),
     )
 ] + [
     (ops.InstanceNorm(), {"lanes": 64, "items": 1}, [(2, 3, 40, 30), (3,), (3,)]),

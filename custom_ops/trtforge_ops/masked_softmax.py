@@ -13,6 +13,9 @@ from trtforge_ops.rows import TACTICS, row_launch, row_tactic
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
+SHORT = 1024
+"""Columns up to which two packs a thread are better than four."""
+
 
 @dataclass(frozen=True)
 class MaskedSoftmax(CustomOp):
@@ -55,8 +58,9 @@ class MaskedSoftmax(CustomOp):
         )
 
     def tactic(self, dtype: str, inputs: tuple[Shape, ...]) -> Tactic:
-        """Hold a whole row in registers."""
-        return row_tactic(dtype, inputs[0][-1])
+        """Hold a whole row in registers, a short one in fewer of more threads."""
+        columns = inputs[0][-1]
+        return row_tactic(dtype, columns, 2 if columns <= SHORT else 4)
 
     def reference(self, *inputs: Array) -> tuple[Array, ...]:
         """Compute in float64, then round."""

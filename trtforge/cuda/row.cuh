@@ -50,21 +50,23 @@ struct Once {};
  * and `Kept` more in shared memory.
  *
  * What does not fit there is read from memory each time, `Ahead` packs at once, so every length is
- * right.
+ * right. `Whole` says that there are just as many as fit (`kHeld`): nothing is compared then.
  */
-template <typename T, int Width, int Lanes, int Items, int Ahead = 1, int Kept = 0>
+template <typename T, int Width, int Lanes, int Items, int Ahead = 1, int Kept = 0, bool Whole = false>
 class Row {
 public:
+    static constexpr int kHeld = Lanes * (Items + Kept) * Width;
+
     __device__ __forceinline__ Row(const T* row, int columns) : row_(row), columns_(columns) {
 #pragma unroll
         for (int i = 0; i < Items; ++i)
-            if (start(i) < columns_) held_[i] = at(start(i));
+            if (has(i)) held_[i] = at(start(i));
     }
 
     __device__ __forceinline__ Row(const T* row, int columns, Once) : row_(row), columns_(columns) {
 #pragma unroll
         for (int i = 0; i < Items; ++i)
-            if (start(i) < columns_) held_[i] = load_once<Width, true>(row + start(i), Width);
+            if (has(i)) held_[i] = load_once<Width, true>(row + start(i), Width);
     }
 
     /** The same with shared memory for `Kept` packs of each of the block's threads. */
@@ -72,7 +74,7 @@ public:
         kept_ = reinterpret_cast<Held*>(room) + threadIdx.x;
 #pragma unroll
         for (int i = 0; i < Kept; ++i)
-            if (start(Items + i) < columns_) copy_pack(kept_ + i * blockDim.x, row + start(Items + i));
+            if (has(Items + i)) copy_pack(kept_ + i * blockDim.x, row + start(Items + i));
     }
 
     /** Call `use(column, values)` for each of this thread's packs: const float (&values)[Width]. */
@@ -87,8 +89,8 @@ public:
     __device__ __forceinline__ void beside(Use use, const Rows&... others) const {
 #pragma unroll
         for (int i = 0; i < Items; ++i)
-            if (start(i) < columns_) use(start(i), Wide(held_[i]).at, Wide(others.held_[i]).at...);
-        for (int column = start(Items); column < columns_; column += Lanes * Width)
+            if (has(i)) use(start(i), Wide(held_[i]).at, Wide(others.held_[i]).at...);
+        for (int column = start(Items); !Whole && column < columns_; column += Lanes * Width)
             use(column, Wide(at(column)).at, Wide(others.at(column)).at...);
     }
 
@@ -100,16 +102,18 @@ public:
     __device__ __forceinline__ void change(Use use, const Rows&... others) {
 #pragma unroll
         for (int i = 0; i < Items; ++i)
-            if (start(i) < columns_) {
+            if (has(i)) {
                 Wide values(held_[i]);
                 use(start(i), values.at, Wide(others.held_[i]).at...);
                 held_[i] = narrow<T>(values.at);
             }
-        for (int column = start(Items); column < columns_; column += Lanes * Width) {
+        for (int column = start(Items); !Whole && column < columns_; column += Lanes * Width) {
             Wide values(at(column));
             use(column, values.at, Wide(others.at(column)).at...);
         }
     }
+
+    __device__ __forceinline__ int columns() const { return Whole ? kHeld : columns_; }
 
     /** Read what is not held from `row` from now on: each thread what it wrote there itself. */
     __device__ __forceinline__ void moved_to(const T* row) { row_ = row; }
@@ -121,8 +125,8 @@ public:
      * Each warp finds its own, then they are combined (Chan et al., 1979): one barrier in all.
      */
     __device__ __forceinline__ Moments moments() const {
-        const int warp = Lanes > 32 ? threadIdx.x / 32 : 0, count = of_warp(warp, columns_);
-        const float per_held = 1.0f / max(of_warp(warp, min(columns_, kHeld)), 1);
+        const int warp = Lanes > 32 ? threadIdx.x / 32 : 0, count = of_warp(warp, columns());
+        const float per_held = 1.0f / max(of_warp(warp, min(columns(), kHeld)), 1);
         float sum = 0, squares = 0;
         each_held([&](int, const float (&v)[Width]) {
 #pragma unroll
@@ -135,7 +139,7 @@ public:
         };
         each_held(add_square);
         Moments found{mean, across_warp<kWarp>(squares, Plus())};
-        if (columns_ > kHeld) {  // read once more, about the mean of what is held
+        if (columns() > kHeld) {  // read once more, about the mean of what is held
             sum = squares = 0;
             each_other([&](int column, const float (&v)[Width]) {
 #pragma unroll
@@ -150,8 +154,8 @@ public:
             constexpr int kWarps = Lanes / 32;
             __shared__ Moments of_warps[kWarps];
             if (threadIdx.x % 32 == 0) of_warps[warp] = found;
-            const int part = of_warp(threadIdx.x % kWarps, columns_);
-            const float per_row = 1.0f / max(columns_, 1);
+            const int part = of_warp(threadIdx.x % kWarps, columns());
+            const float per_row = 1.0f / max(columns(), 1);
             __syncthreads();
             const Moments one = of_warps[threadIdx.x % kWarps];
             found.mean = across_warp<kWarps>(one.mean * part, Plus()) * per_row;
@@ -163,7 +167,7 @@ public:
 
 private:
     using Held = Pack<T, Width>;
-    static constexpr int kWarp = Lanes < 32 ? Lanes : 32, kHeld = Lanes * (Items + Kept) * Width;
+    static constexpr int kWarp = Lanes < 32 ? Lanes : 32;
 
     struct Wide {
         float at[Width];
@@ -173,6 +177,7 @@ private:
     __device__ __forceinline__ int start(int item) const {
         return (item * Lanes + threadIdx.x % Lanes) * Width;
     }
+    __device__ __forceinline__ bool has(int item) const { return Whole || start(item) < columns_; }
     __device__ __forceinline__ Held at(int column) const {
         return *reinterpret_cast<const Held*>(row_ + column);
     }
@@ -180,17 +185,17 @@ private:
     __device__ __forceinline__ void each_held(Use use) const {
 #pragma unroll
         for (int i = 0; i < Items; ++i)
-            if (start(i) < columns_) use(start(i), Wide(held_[i]).at);
+            if (has(i)) use(start(i), Wide(held_[i]).at);
         if constexpr (Kept > 0) {
             wait_for_copies();
 #pragma unroll 4
             for (int i = 0; i < Kept; ++i)
-                if (start(Items + i) < columns_) use(start(Items + i), Wide(kept_[i * blockDim.x]).at);
+                if (has(Items + i)) use(start(Items + i), Wide(kept_[i * blockDim.x]).at);
         }
     }
     template <typename Use>
     __device__ __forceinline__ void each_other(Use use) const {
-        for (int item = Items + Kept; item * Lanes * Width < columns_; item += Ahead) {
+        for (int item = Items + Kept; !Whole && item * Lanes * Width < columns_; item += Ahead) {
             Held held[Ahead];  // all loads start before the first use
 #pragma unroll
             for (int i = 0; i < Ahead; ++i)
