@@ -77,6 +77,11 @@ TACTICS = [
         (ops.RMSNormQuantize(), [shape[1:], ()]),
     )
 ] + [
+    (
+        ops.DeformConv(groups=2, offset_groups=2),
+        {"strips": 1, "resident": 3},
+        [(2, 72, 6, 21), (4, 36, 2, 3), (2, 24, 5, 19), (2, 12, 5, 19), (4,)],
+    ),
     (ops.InstanceNorm(), {"lanes": 64, "items": 1}, [(2, 3, 40, 30), (3,), (3,)]),
     (ops.MaskedSoftmax(), {"lanes": 64, "items": 1}, [(2, 3, 5, 1200), (2, 1, 1, 1200)]),
     *(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import lcm, prod
 from typing import Any, ClassVar
 
@@ -14,10 +14,10 @@ from trtforge_ops.grid_sample import CHANNELS, turn_launch
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-OUTPUTS, TILE_HEIGHT, TILE_WIDTH, DEPTH = 64, 8, 16, 16
+OUTPUTS, DEPTH, WARPS, TILE_WIDTH = 64, 32, 4, 16
 """As in the kernel: kOutputs and so on."""
-SHARED_BYTES = TILE_HEIGHT * TILE_WIDTH * (4 * 80 + 2 * 32)
-"""For each pixel kStride numbers and two places."""
+PAIR, PLACE = 16, 32
+"""Bytes of two weights, split for tensor cores, and of a place in shared memory."""
 
 
 @dataclass(frozen=True)
@@ -25,8 +25,9 @@ class DeformConv(CustomOp):
     """A convolution whose samples are moved by ``offset`` and multiplied by ``mask``.
 
     ``x`` is [N, C, H, W], ``weight`` [M, C / groups, kH, kW], ``mask`` [N, offset_groups * kH * kW,
-    OH, OW], ``offset`` the same with twice as many (y before x), ``bias`` [M]. Weights are finite;
-    tensor cores multiply in three TF32 products, nearly as exact as float32.
+    OH, OW], ``offset`` the same with twice as many (y before x), ``bias`` [M]. Tensor
+    cores multiply in one TF32 and one bfloat16 product, nearly as exact as float32; sums that are
+    not finite are computed again in float32, slowly.
     """
 
     name = "trtforge::DeformConv"
@@ -34,7 +35,7 @@ class DeformConv(CustomOp):
     outputs = ("y",)
     dtypes = ("float32", "float16", "bfloat16")
     kernel = "deform_conv.cu.jinja"
-    tactics: ClassVar = {"resident": (2, 1, 3), "unroll": (1, 2, 4)}
+    tactics: ClassVar = {"strips": (2, 1), "resident": (2, 3)}
     since = 19
     function = """
         wide = Cast <to = 1> (x)
@@ -79,32 +80,39 @@ class DeformConv(CustomOp):
     def launch(
         self, inputs: tuple[Shape, ...], outputs: tuple[Shape, ...], tactic: Tactic
     ) -> tuple[Launch, ...]:
-        """Turn ``x`` and the weights, then convolve."""
+        """Turn ``x`` and arrange the weights, then convolve."""
         segments, channels = self._segments(inputs[0][1])
         samples, _, height, width = inputs[0]
         all_outputs, _, kernel_height, kernel_width = inputs[1]
         scalars = (
             samples, segments, channels, height, width,
             segments // self.groups, segments // self.offset_groups,
-            kernel_height, kernel_width, *inputs[2][2:], all_outputs,
+            kernel_height, kernel_width, *inputs[2][2:], all_outputs, self._pairs(inputs),
         )  # fmt: skip
-        of_group = ceil_div(all_outputs // self.groups, OUTPUTS)
+        tile_height = WARPS * tactic["strips"]
         rows, columns = inputs[2][2:]
-        tiles = ceil_div(rows, TILE_HEIGHT) * ceil_div(columns, TILE_WIDTH) * of_group
-        grid = max(1, samples * self.groups * tiles)
-        weights = self._padded_weights(inputs)
+        tiles = ceil_div(rows, tile_height) * ceil_div(columns, TILE_WIDTH)
+        of_group = ceil_div(all_outputs // self.groups, OUTPUTS)
+        shared = OUTPUTS * DEPTH * PAIR + tile_height * TILE_WIDTH * PLACE
+        turn = turn_launch(samples, channels, height * width, scalars, segments)
+        weights = min(1024, ceil_div(scalars[-1], 256))
         return (
-            turn_launch(samples, channels, height * width, scalars, segments),
-            Launch(max(1, min(1024, ceil_div(weights, 256))), 256, scalars, kernel="weights"),
-            Launch(grid, 256, scalars, SHARED_BYTES, kernel="convolve"),
+            replace(turn, grid=max(turn.grid, weights)),
+            Launch(
+                grid=max(1, samples * self.groups * of_group * tiles),
+                block=32 * WARPS,
+                scalars=scalars,
+                shared_bytes=shared,
+                kernel="convolve",
+            ),
         )
 
     def workspace(self, inputs: tuple[Shape, ...], outputs: tuple[Shape, ...]) -> int:
-        """``x`` with its channels last, and the weights, both padded, in float32 at most."""
+        """``x`` with its channels last, in float32 at most, and the split weights, both padded."""
         samples, channels, height, width = inputs[0]
         segments, size = self._segments(channels)
         padded = segments * ceil_div(size, CHANNELS) * CHANNELS
-        return 4 * (samples * height * width * padded + self._padded_weights(inputs))
+        return 4 * samples * height * width * padded + PAIR * self._pairs(inputs)
 
     @classmethod
     def examples(cls) -> Sequence[Example]:
@@ -127,11 +135,11 @@ class DeformConv(CustomOp):
         segments = lcm(self.groups, self.offset_groups)
         return segments, channels // segments
 
-    def _padded_weights(self, inputs: tuple[Shape, ...]) -> int:
+    def _pairs(self, inputs: tuple[Shape, ...]) -> int:
+        """Return how many pairs of weights there are, padded."""
         segments, size = self._segments(inputs[0][1])
         outputs = ceil_div(inputs[1][0] // self.groups, OUTPUTS) * OUTPUTS
-        depth = ceil_div(ceil_div(size, CHANNELS) * CHANNELS, DEPTH) * DEPTH
-        return segments * depth * prod(inputs[1][2:]) * outputs
+        return segments * ceil_div(size, DEPTH) * DEPTH * prod(inputs[1][2:]) * outputs // 2
 
     def reference(self, *inputs: Array) -> tuple[Array, ...]:
         """Find the places in float32, as ONNX Runtime does, and compute in float64."""

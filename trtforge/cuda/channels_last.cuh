@@ -20,22 +20,25 @@ __device__ __forceinline__ void to_channels_last(
     const int column = blockIdx.x % across * kTile, row = blockIdx.x / across % down * kTile;
     const int segment = blockIdx.x / across / down;  // sample * segments + segment
     if (segment >= samples * segments) return;
-    const T* from = x + size_t(segment) * channels * space;
-#pragma unroll 8
-    for (int i = threadIdx.x; i < kTile * kTile; i += 256) {
-        const int c = row + i / kTile, s = column + i % kTile;
-        tile[i / kTile][i % kTile] = c < channels && s < space ? from[size_t(c) * space + s] : T(0.0f);
-    }
-    __syncthreads();
-    const int sample = segment / segments;
-    for (int i = threadIdx.x; i < kTile * kTile / kChannels; i += 256) {
-        const int s = i / (kTile / kChannels), c = i % (kTile / kChannels) * kChannels;
-        if (column + s >= space || row + c >= padded) continue;
-        Pack<T, kChannels> pack;
+    const int first_row = threadIdx.x / kTile, of_row = threadIdx.x % kTile;
+    const T* from = x + (size_t(segment) * channels + row + first_row) * space + column + of_row;
+    const bool inside = column + of_row < space;
 #pragma unroll
-        for (int k = 0; k < kChannels; ++k) pack.at[k] = tile[c + k][s];
-        const size_t place = (size_t(sample) * space + column + s) * segments + segment % segments;
-        store<true>(to + place * padded + row + c, pack, kChannels);
+    for (int i = 0; i < kTile; i += 256 / kTile, from += 256 / kTile * size_t(space))
+        tile[first_row + i][of_row] = inside && row + first_row + i < channels ? *from : T(0.0f);
+    __syncthreads();
+    constexpr int kN = kWide<T>, kThreads = kTile / kN;  // of a pixel: neighbours write bytes that lie together
+    const int c = threadIdx.x % kThreads * kN, first = threadIdx.x / kThreads, sample = segment / segments;
+    const size_t pixel = (size_t(sample) * space + column + first) * segments + segment - sample * segments;
+    T* at = to + pixel * padded + row + c;
+    if (row + c >= padded) return;
+#pragma unroll
+    for (int i = 0; i < kTile; i += 256 / kThreads, at += 256 / kThreads * size_t(segments) * padded) {
+        if (column + first + i >= space) return;
+        Pack<T, kN> pack;
+#pragma unroll
+        for (int k = 0; k < kN; ++k) pack.at[k] = tile[c + k][first + i];
+        store<true>(at, pack, kN);
     }
 }
 

@@ -19,6 +19,16 @@ __device__ __forceinline__ bool aligned(int bytes, Pointers... pointers) {
     return ((reinterpret_cast<size_t>(pointers) | ...) & (bytes - 1)) == 0;
 }
 
+/** The same pointer, of which the compiler knows no parts that it would add up again for each access. */
+template <typename T>
+__device__ __forceinline__ const T* opaque(const T* pointer) {
+#ifdef __CUDA_ARCH__
+    asm("" : "+l"(pointer));
+    __builtin_assume(__isGlobal(pointer));
+#endif
+    return pointer;
+}
+
 template <typename T, int N>
 __device__ __forceinline__ void widen(const Pack<T, N>& pack, float (&to)[N]) {
 #pragma unroll

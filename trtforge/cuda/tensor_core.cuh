@@ -3,64 +3,62 @@
 
 namespace trtforge {
 
+/** Two numbers as `multiply` takes them.
+ *
+ * Tensor cores read 11 leading bits of TF32, or 8 of bfloat16, so each number is the sum of a `high`
+ * one, rounded to TF32, and a `low` one. Where a low one is a factor, 2^-11 of the whole, 8 bits do for
+ * both: of the highs, too, there is a copy in bfloat16. Infinity has no rest: its low one is NaN.
+ * For GPUs without TF32, and for the CPU, they are just two numbers.
+ */
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
-
-/** v as the sum of two numbers, of which tensor cores read the leading 11 bits: 2^-20 of v is lost at most. */
-struct Halves {
-    unsigned high, low;
-    __device__ __forceinline__ explicit Halves(float v) : high(__float_as_uint(v) & 0xffffe000u) {
-        low = __float_as_uint(v - __uint_as_float(high));
+struct alignas(16) Pair {
+    unsigned high[2], highs, lows;
+    Pair() = default;
+    __device__ __forceinline__ Pair(float first, float second) {
+        high[0] = __float_as_uint(first) + 0x1000u & 0xffffe000u;
+        high[1] = __float_as_uint(second) + 0x1000u & 0xffffe000u;
+        highs = to_bfloat16(first, second);
+        lows = to_bfloat16(first - __uint_as_float(high[0]), second - __uint_as_float(high[1]));
     }
-    static __device__ __forceinline__ Halves maybe_infinite(float v) {  // infinity has no rest, and stays itself
-        Halves halves(v);
-        if (v == __uint_as_float(halves.high)) halves.low = 0;
-        return halves;
+    static __device__ __forceinline__ unsigned to_bfloat16(float first, float second) {
+        unsigned both;
+        asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(both) : "f"(second), "f"(first));
+        return both;
     }
 };
-
-__device__ __forceinline__ void multiply_tf32(const unsigned (&a)[4], const unsigned (&b)[2], float (&sum)[4]) {
-    asm("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
-        : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3])
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
-}
-
+#else
+struct alignas(16) Pair {
+    float at[4];
+    Pair() = default;
+    __device__ __forceinline__ Pair(float first, float second) : at{first, second, 0.0f, 0.0f} {}
+};
 #endif
 
 /** sum += left * right, for 16 M x 8 N sums of eight products each.
  *
  * The threads of the warp hold the matrices as PTX's mma.m16n8k8 has them for TF32: thread 4 g + t
- * has of `left` rows g and g + 8 in columns t, then in columns t + 4; of `right` rows t and t + 4 in
- * column g; of `sum` row g, then row g + 8, in columns 2 t and 2 t + 1. Each number is split in two
- * and three of the four products are added (Markidis et al., "NVIDIA Tensor Core Programmability,
- * Performance & Precision", 2018); two where `Short` says that TF32 holds `left` exactly. `left`
- * must be finite. GPUs without TF32, and the CPU, multiply in float32.
+ * has of `left` row g, then row g + 8, in columns t and t + 4; of `right` rows t and t + 4 in column
+ * g; of `sum` row g, then row g + 8, in columns 2 t and 2 t + 1. Of the four products of highs and lows
+ * that of two lows, 2^-22, is left out (Markidis et al., "NVIDIA Tensor Core Programmability,
+ * Performance & Precision", 2018); the two mixed ones are one product of sixteen columns. Tensor
+ * cores cut instead of rounding: add few products to one sum.
  */
-template <bool Short, int M, int N>
-__device__ __forceinline__ void multiply(const float (&left)[M][4], const float (&right)[N][2], float (&sum)[M][N][4]) {
+template <int M, int N>
+__device__ __forceinline__ void multiply(const Pair (&left)[M][2], const Pair (&right)[N], float (&sum)[M][N][4]) {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
-    unsigned high[M][4], low[M][4];
 #pragma unroll
-    for (int m = 0; m < M; ++m)
-#pragma unroll
-        for (int i = 0; i < 4; ++i) {
-            const Halves halves(left[m][i]);
-            high[m][i] = halves.high;
-            low[m][i] = halves.low;
-        }
-#pragma unroll
-    for (int n = 0; n < N; ++n) {
-        const Halves first = Halves::maybe_infinite(right[n][0]), second = Halves::maybe_infinite(right[n][1]);
-        const unsigned of_high[2] = {first.high, second.high}, of_low[2] = {first.low, second.low};
+    for (int n = 0; n < N; ++n)
 #pragma unroll
         for (int m = 0; m < M; ++m) {
-            float part[4] = {};  // tensor cores cut instead of rounding: they add up few numbers only
-            if (!Short) multiply_tf32(low[m], of_high, part);
-            multiply_tf32(high[m], of_low, part);
-            multiply_tf32(high[m], of_high, part);
-#pragma unroll
-            for (int i = 0; i < 4; ++i) sum[m][n][i] += part[i];
+            const Pair &a = left[m][0], &b = left[m][1];
+            float(&to)[4] = sum[m][n];
+            asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+                : "+f"(to[0]), "+f"(to[1]), "+f"(to[2]), "+f"(to[3])
+                : "r"(a.lows), "r"(b.lows), "r"(a.highs), "r"(b.highs), "r"(right[n].highs), "r"(right[n].lows));
+            asm("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+                : "+f"(to[0]), "+f"(to[1]), "+f"(to[2]), "+f"(to[3])
+                : "r"(a.high[0]), "r"(b.high[0]), "r"(a.high[1]), "r"(b.high[1]), "r"(right[n].high[0]), "r"(right[n].high[1]));
         }
-    }
 #else
     const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
     const auto from = [](float v, int lane) { return __shfl_sync(0xffffffffu, v, lane); };
@@ -70,12 +68,12 @@ __device__ __forceinline__ void multiply(const float (&left)[M][4], const float 
 #pragma unroll
         for (int n = 0; n < N; ++n)
 #pragma unroll
-            for (int i = 0; i < 2; ++i) b[n][i] = from(right[n][k / 4], (2 * t + i) * 4 + k % 4);
+            for (int i = 0; i < 2; ++i) b[n][i] = from(right[n].at[k / 4], (2 * t + i) * 4 + k % 4);
 #pragma unroll
         for (int m = 0; m < M; ++m)
 #pragma unroll
             for (int row = 0; row < 2; ++row) {
-                const float a = from(left[m][k / 4 * 2 + row], g * 4 + k % 4);
+                const float a = from(left[m][row].at[k / 4], g * 4 + k % 4);
 #pragma unroll
                 for (int n = 0; n < N; ++n)
 #pragma unroll
