@@ -94,12 +94,12 @@ TACTICS = [
         for shape in ((1, 8, 50, 60), (1, 8, 51, 61))
     ),
     *(
-        (
-            ops.GroupNormNHWC(4, activation="silu"),
-            {"block": 256, "ahead": ahead},
-            [(3, 20, 30, 8), (8,), (8,)],
+        (ops.GroupNormNHWC(4, activation="silu"), tactic, [shape, shape[-1:], shape[-1:]])
+        for tactic in (
+            {"ahead": 4, "blocks": 132, "last": 0},
+            {"ahead": 8, "blocks": 264, "last": 1},
         )
-        for ahead in (2, 8)
+        for shape in ((3, 20, 30, 8), (2, 3, 2, 4104), (2, 30, 20, 36))  # 4104: more than a block
     ),
 ]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any, ClassVar, Literal
@@ -13,11 +13,12 @@ from trtforge import CustomOp, Example, Launch, Shape, Tactic, ceil_div
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-PACK = 8  # channels of a thread, kPack in the kernel
+PACK, BLOCK = 8, 256
+"""Channels and threads: kPack and kBlock in the kernel."""
 BLOCKS = 528
 """About how many blocks fill a large GPU: each works on a slice of an image."""
-MANY = 1024
-"""Channels whose sums, beside four packs read ahead, still fit the 64 KiB that every GPU has."""
+FEW, MANY = 8 * BLOCK * 264, 16 * BLOCK * BLOCKS
+"""Packs that are enough work for half as many blocks, and for all of them."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class GroupNormNHWC(CustomOp):
     outputs = ("y",)
     dtypes = ("float32", "float16", "bfloat16")
     kernel = "group_norm_nhwc.cu.jinja"
-    tactics: ClassVar = {"block": (256, 512), "ahead": (4, 2, 8)}
+    tactics: ClassVar = {"ahead": (8, 4), "blocks": (BLOCKS, 264, 132), "last": (0, 1)}
     function = """
         {% set old_axes, axes = ("axes = [-1], ", "") if opset < 18 else ("", ", last") %}
         last = Constant <value_ints = [-1]> ()
@@ -85,29 +86,35 @@ class GroupNormNHWC(CustomOp):
     def launch(
         self, inputs: tuple[Shape, ...], outputs: tuple[Shape, ...], tactic: Tactic
     ) -> tuple[Launch, ...]:
-        """Measure each slice of an image, combine them, apply."""
+        """Measure each slice of an image, then apply."""
         samples, *space, channels = inputs[0]
-        pixels, block = prod(space), tactic["block"]
-        slice_, slices = _slices(samples, pixels)
-        scalars = (slices, slice_, pixels, channels, samples)
-        grid = max(1, samples * slices)
-        held = 32 * tactic["ahead"] * block
-        shared = held + 8 * PACK * (block + ceil_div(channels, PACK))
+        slices = _slices(samples, tactic["blocks"])
+        lanes = max(1, min(ceil_div(channels, PACK), BLOCK))
+        scalars = (samples, slices, lanes, BLOCK // lanes, prod(space), channels)
+        grid, held = max(1, samples * slices), 16 * tactic["ahead"] * BLOCK
+        sums = 8 * PACK * BLOCK
         return (
-            Launch(grid, block, scalars, shared, kernel="measure"),
-            Launch(max(1, ceil_div(samples * self.groups, 4)), 128, scalars, kernel="combine"),
-            Launch(grid, block, scalars, held, kernel="apply"),
+            Launch(grid, BLOCK, scalars, max(held, sums), kernel="measure"),
+            Launch(grid, BLOCK, scalars, held, kernel="apply"),
         )
 
     def tactic(self, dtype: str, inputs: tuple[Shape, ...]) -> Tactic:
-        """Read less ahead where sums of many channels need the shared memory."""
+        """Take as many blocks, and read as far ahead, as there is work for."""
         del dtype
-        return {"block": 256, "ahead": 4 if inputs[0][-1] <= MANY else 2}
+        *pixels, channels = inputs[0]
+        packs = prod(pixels) * ceil_div(channels, PACK)
+        if packs >= MANY:
+            return {"ahead": 8, "blocks": BLOCKS, "last": 0}
+        return {"ahead": 4, "blocks": 264 if packs >= FEW else 132, "last": 0}
 
     def workspace(self, inputs: tuple[Shape, ...], outputs: tuple[Shape, ...]) -> int:
-        """Two floats per group, of each image and of each slice."""
-        samples, *space, _ = inputs[0]
-        return 8 * samples * (1 + _slices(samples, prod(space))[1]) * self.groups
+        """Two floats per group of each slice, of the most slices there are."""
+        samples = inputs[0][0]
+        return 8 * samples * _slices(samples, BLOCKS) * self.groups
+
+    def names(self) -> Mapping[str, object]:
+        """Tell the kernel how many threads a block has."""
+        return {"block": BLOCK}
 
     def reference(self, *inputs: Array) -> tuple[Array, ...]:
         """Compute in float64, then round."""
@@ -131,7 +138,6 @@ class GroupNormNHWC(CustomOp):
         ]
 
 
-def _slices(samples: int, pixels: int) -> tuple[int, int]:
-    """Return the pixels of a slice, and how many slices an image has."""
-    size = max(1, ceil_div(pixels, max(1, BLOCKS // max(samples, 1))))
-    return size, max(1, ceil_div(pixels, size))
+def _slices(samples: int, blocks: int) -> int:
+    """Return how many slices an image has, of `blocks` for all images."""
+    return max(1, blocks // max(samples, 1))

@@ -79,15 +79,25 @@ __device__ __forceinline__ Pack<T, N> load_once(const T* from, int count) {
     return load<N, Wide>(from, count);
 }
 
-/** Copy a pack to shared memory past the registers; the thread itself may read it after `wait_for_copies`. */
-template <typename T, int N>
+/** Copy a pack to shared memory past the registers; the thread itself may read it after `wait_for_copies`.
+ *
+ * `Last`: nobody reads it again soon, so it is the first to leave the L2 cache.
+ */
+template <bool Last = false, typename T, int N>
 __device__ __forceinline__ void copy_pack(Pack<T, N>* to, const T* from) {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
     if constexpr (sizeof(Pack<T, N>) % 16 == 0) {
+        unsigned long long policy = 0;
+        if constexpr (Last) asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
 #pragma unroll
-        for (int i = 0; i < int(sizeof(Pack<T, N>)) / 16; ++i)
-            asm volatile("cp.async.cg.shared.global [%0], [%1], 16;"
-                : : "r"(unsigned(__cvta_generic_to_shared(to)) + 16 * i), "l"(reinterpret_cast<const char*>(from) + 16 * i) : "memory");
+        for (int i = 0; i < int(sizeof(Pack<T, N>)) / 16; ++i) {
+            const unsigned there = unsigned(__cvta_generic_to_shared(to)) + 16 * i;
+            const char* here = reinterpret_cast<const char*>(from) + 16 * i;
+            if constexpr (Last)
+                asm volatile("cp.async.cg.shared.global.L2::cache_hint [%0], [%1], 16, %2;"
+                    : : "r"(there), "l"(here), "l"(policy) : "memory");
+            else asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" : : "r"(there), "l"(here) : "memory");
+        }
         return;
     }
 #endif
@@ -97,6 +107,21 @@ __device__ __forceinline__ void copy_pack(Pack<T, N>* to, const T* from) {
 __device__ __forceinline__ void wait_for_copies() {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
     asm volatile("cp.async.wait_all;" : : : "memory");
+#endif
+}
+
+/** Close a group of copies: those since the last one, or none. */
+__device__ __forceinline__ void close_copies() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+    asm volatile("cp.async.commit_group;" : : : "memory");
+#endif
+}
+
+/** Wait for all groups of copies but the `Later` last ones. */
+template <int Later>
+__device__ __forceinline__ void wait_for_groups() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+    asm volatile("cp.async.wait_group %0;" : : "n"(Later) : "memory");
 #endif
 }
 
