@@ -214,7 +214,7 @@ def main() -> None:
             workshop.targets = (KNOWN["sm_89"],)
         shapes = tuple(tuple(getattr(each, "shape", each)) for each in cases[0])
         answers[f"{op}"] = check(op, {"opt": shapes, "min": shapes, "max": shapes}, quick, workshop)
-    rows = {"opt": ((4, 512), (512,)), "min": ((1, 8), (8,)), "max": ((64, 8192), (8192,))}
+    rows = {"opt": ((4096, 512), (512,)), "min": ((1, 8), (8,)), "max": ((8192, 8192), (8192,))}
     norm = next(op for op, _ in op_cases.CASES if op.op_type == "RMSNorm")
     answers["tactics"] = str(len(expected(norm, "float32", rows)))
     answers["dynamic"] = check(norm, rows, quick, workshop)
