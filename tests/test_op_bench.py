@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import trtforge_ops
 from command import trtforge
@@ -15,6 +17,7 @@ from trtforge_plugins.tensorrt import TensorRT, plugin_launch
 from trtforge_plugins.tensorrt.plugin_fields import Carried, read_fields, write_fields
 
 from trtforge import Context, Example, Request, StepError
+from trtforge.cuda_timer import CudaTimer
 from trtforge.kernel_source import KernelError
 from trtforge.op_bench import bench_op, keep
 from trtforge.op_testing import call_model
@@ -84,6 +87,36 @@ def test_where_no_tactic_can_be_used_that_is_an_error():
         bench_op(EXAMPLE, "float16", Fake(broken=[128, 256, 512]))
     with pytest.raises(StepError, match="no tactic can be used for float16: differs"):
         bench_op(EXAMPLE, "float16", Fake(wrong=[128, 256, 512]), checks=[SMALL])
+
+
+class DriverError(Exception):
+    """Stands for CuPy's."""
+
+
+class Limited:
+    """A kernel on a GPU that does not give it so much shared memory."""
+
+    def __setattr__(self, name, value):
+        raise DriverError(f"{name} = {value}: invalid argument")
+
+
+def test_a_tactic_that_wants_more_than_the_gpu_has_is_left_out_with_the_reason(monkeypatch):
+    kernel = SimpleNamespace(cubin=b"", entry="k")
+    monkeypatch.setattr("trtforge.cuda_timer.compile_kernel", lambda *_, **__: kernel)
+    loaded = SimpleNamespace(get_function=lambda _: Limited())
+    monkeypatch.setattr("trtforge.cuda_timer.load_module", lambda _: loaded)
+    timer = object.__new__(CudaTimer)
+    timer._cupy = SimpleNamespace(
+        asarray=np.asarray, empty=np.empty,
+        cuda=SimpleNamespace(
+            Device=lambda: SimpleNamespace(compute_capability="86"),
+            driver=SimpleNamespace(CUDADriverError=DriverError),
+        ),
+    )  # fmt: skip
+    op, large = trtforge_ops.GroupNorm(4), {"block": 1024, "items": 4, "whole": 1, "kept": 12}
+    inputs = [np.ones(shape, np.float16) for shape in ((1, 8, 5), (8,), (8,))]
+    with pytest.raises(KernelError, match=r"GroupNorm with .* cannot be started: .* = 196608"):
+        timer.milliseconds(op, inputs, "float16", large)
 
 
 # What is kept

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import op_cases
 import pytest
+import sampling_op_cases
 import trtforge_ops as ops
 
 from trtforge.op_testing import check_on_host, make_inputs
@@ -100,6 +101,11 @@ TACTICS = [
             {"ahead": 8, "blocks": 264, "last": 1},
         )
         for shape in ((3, 20, 30, 8), (2, 3, 2, 4104), (2, 30, 20, 36))  # 4104: more than a block
+    ),
+    (
+        ops.MultiScaleDeformableAttention(levels=3),
+        {"block": 1024, "at_once": 8, "unroll": 2, "rounds": 1},  # more threads than samples fit
+        sampling_op_cases.attention(200, 1, 5),
     ),
 ]
 

@@ -82,8 +82,8 @@ class CudaTimer:
         target = read_target(self._cupy.cuda.Device().compute_capability)
         kernel = compile_kernel(op, dtype, target, tactic=tactic)
         started = launches(op, shapes, outputs, tactic)
-        calls = kernel_calls(kernel, load_module(kernel.cubin), started, given, written)
         try:
+            calls = kernel_calls(kernel, load_module(kernel.cubin), started, given, written)
             return self._median(lambda: [call() for call in calls])
         except self._cupy.cuda.driver.CUDADriverError as error:
             raise KernelError(

@@ -15,6 +15,8 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 PACK = 8  # kPack in the kernel
 LEVEL_BYTES = 12  # sizeof(Level)
+SAMPLES, SAMPLE_BYTES = 1024, 32  # kSamples and sizeof(Corners)
+"""What a block holds of samples at once: as much shared memory as every GPU gives a block."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,7 @@ class MultiScaleDeformableAttention(CustomOp):
         flat_{{ level }} = Concat <axis = 0> (merged, one, share_shape_{{ level }})
         factor_{{ level }} = Reshape (share_{{ level }}, flat_{{ level }})
         weighted_{{ level }} = Mul (samples_{{ level }}, factor_{{ level }})
-        sum_{{ level }} = ReduceSum <keepdims = 0> (weighted_{{ level }}, rest)
+        sum_{{ level }} = ReduceSum <keepdims = 0> (weighted_{{ level }}, three)
         {% endfor %}
         total = Sum ({% for level in range(levels) %}{{ ", " if level }}sum_{{ level }}{% endfor %})
         apart = Concat <axis = 0> (images, heads, size, rest)
@@ -108,10 +110,10 @@ class MultiScaleDeformableAttention(CustomOp):
         images, pixels, heads, size = inputs[0]
         _, queries, _, levels, points, _ = inputs[2]
         lanes = max(1, min(ceil_div(size, PACK), tactic["block"]))
-        held = tactic["block"] // lanes
+        held = min(tactic["block"] // lanes, SAMPLES // tactic["at_once"])
         of_head = ceil_div(size, PACK * lanes) * ceil_div(queries, held * tactic["rounds"])
         scalars = (images, pixels, heads, size, queries, levels, points)
-        shared = 32 * tactic["at_once"] * held + LEVEL_BYTES * levels
+        shared = SAMPLE_BYTES * tactic["at_once"] * held + LEVEL_BYTES * levels
         return Launch(max(1, images * heads * of_head), tactic["block"], scalars, shared)
 
     def reference(self, *inputs: Array) -> tuple[Array, ...]:

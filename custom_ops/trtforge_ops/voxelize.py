@@ -36,7 +36,6 @@ class Voxelize(CustomOp):
         start = Constant <value_ints = [0]> ()
         one = Constant <value_ints = [1]> ()
         three = Constant <value_ints = [3]> ()
-        last = Constant <value_ints = [-1]> ()
         place = Slice (points, start, three, one)
         wide = Cast <to = 1> (place)
         low = Constant <value_floats = [{{ low | join(", ") }}]> ()
@@ -52,9 +51,9 @@ class Voxelize(CustomOp):
         both = And (above, below)
         held = Cast <to = 1> (both)
         {% if opset >= 18 %}
-        least = ReduceMin <keepdims = 0> (held, last)
+        least = ReduceMin <keepdims = 0> (held, one)
         {% else %}
-        least = ReduceMin <axes = [-1], keepdims = 0> (held)
+        least = ReduceMin <axes = [1], keepdims = 0> (held)
         {% endif %}
         inside = Cast <to = 9> (least)
         inside_at = NonZero (inside)
@@ -64,7 +63,7 @@ class Voxelize(CustomOp):
         whole = Cast <to = 7> (cells_inside)
         steps = Constant <value_ints = [1, {{ grid[0] }}, {{ grid[0] * grid[1] }}]> ()
         parts = Mul (whole, steps)
-        number = ReduceSum <keepdims = 0> (parts, last)
+        number = ReduceSum <keepdims = 0> (parts, one)
         found, first, voxel, lengths = Unique (number)
         nothing = Constant <value_int = 0> ()
         single = Constant <value_int = 1> ()
