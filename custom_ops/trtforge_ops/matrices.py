@@ -1,21 +1,43 @@
-"""Determinant and inverse of many small matrices: elimination with partial pivoting."""
+"""Determinant and inverse of many small matrices: elimination with partial pivoting.
+
+The lanes of a warp that share a matrix have its rows in registers. In place of swapping rows each
+one knows where it would be; the inverse comes in place of the columns that are done (Gauss-Jordan).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import onnx_ir as ir
 
-from trtforge import CustomOp, Example, Launch, RequestError, Shape, Substitute, Tactic
+from trtforge import (
+    CustomOp,
+    Example,
+    Launch,
+    RequestError,
+    Shape,
+    Substitute,
+    Tactic,
+    ceil_div,
+)
 
 Array = np.ndarray[Any, np.dtype[Any]]
-MOST = 64
-"""Rows of the largest matrix: two of them lie in the shared memory of every GPU."""
-BLOCK = 128
+SIZES = (4, 8, 16, 32, 64)
+"""Rows for which the template has a kernel; fewer leave registers empty."""
+MOST = max(SIZES)
+BLOCK = 64
+WARP = 32
+FEW = 8
+"""Rows of which a lane takes two, even where the kernel's are not all there."""
+
+
+def _rows(size: int, tactic: Tactic) -> int:
+    """Return how many rows of a matrix of up to ``size`` a lane has: two of 64 at most."""
+    return tactic["rows"] if size <= WARP else size // WARP
 
 
 @dataclass(frozen=True)
@@ -27,6 +49,7 @@ class Det(CustomOp):
     outputs = ("y",)
     dtypes = ("float32", "float16", "bfloat16")
     kernel = "matrices.cu.jinja"
+    tactics: ClassVar = {"rows": (2, 1, 4)}  # of a matrix that a lane has
     function = """
         wide = Cast <to = 1> (x)
         result = Det (wide)
@@ -40,7 +63,7 @@ class Det(CustomOp):
     def launch(
         self, inputs: tuple[Shape, ...], outputs: tuple[Shape, ...], tactic: Tactic
     ) -> Launch:
-        """A block per matrix.
+        """Some lanes of a warp per matrix.
 
         Raises:
             RequestError: the matrices are too large, or not square.
@@ -51,8 +74,19 @@ class Det(CustomOp):
                 f"custom op {self.name} takes square matrices of at most {MOST} rows, "
                 f"not {rows}x{size}"
             )
-        count = prod(batch)
-        return Launch(max(1, count), BLOCK, (count, size), shared_bytes=8 * size * size)
+        count, held = prod(batch), next(each for each in SIZES if size <= each)
+        grid = max(1, ceil_div(count, BLOCK // (held // _rows(held, tactic))))
+        return Launch(grid, BLOCK, (count, size), kernel=str(held))
+
+    def tactic(self, dtype: str, inputs: tuple[Shape, ...]) -> Tactic:
+        """Give a lane more rows where the kernel's are all there; measured with float32."""
+        del dtype
+        size = inputs[0][-1]
+        return {"rows": 4 if size % 16 == 0 else 2 if size <= FEW else 1}
+
+    def names(self) -> dict[str, object]:
+        """Return the kernels' sizes."""
+        return {"sizes": SIZES, "block": BLOCK}
 
     def reference(self, *inputs: Array) -> tuple[Array, ...]:
         """Compute in float64, then round."""
