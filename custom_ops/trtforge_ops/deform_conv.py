@@ -26,8 +26,8 @@ class DeformConv(CustomOp):
 
     ``x`` is [N, C, H, W], ``weight`` [M, C / groups, kH, kW], ``mask`` [N, offset_groups * kH * kW,
     OH, OW], ``offset`` the same with twice as many (y before x), ``bias`` [M]. Tensor
-    cores multiply in one TF32 and one bfloat16 product, nearly as exact as float32; sums that are
-    not finite are computed again in float32, slowly.
+    cores multiply in three TF32 products, nearly as exact as float32; sums that are not finite are
+    computed again in float32, slowly.
     """
 
     name = "trtforge::DeformConv"
