@@ -23,7 +23,7 @@ class CumSum(CustomOp):
     outputs = ("y",)
     dtypes = ("float32", "float16", "bfloat16", "int32", "int64")
     kernel = "cumulative.cu.jinja"
-    tactics: ClassVar = {"block": (256, 128, 512, 1024), "items": (4, 1, 8)}
+    tactics: ClassVar = {"block": (128, 256, 512, 1024), "items": (4, 1, 8)}
     function = """
         axis = Constant <value_int = {{ axis }}> ()
         y = CumSum <exclusive = {{ exclusive | int }}, reverse = {{ reverse | int }}> (x, axis)

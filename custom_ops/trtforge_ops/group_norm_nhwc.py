@@ -30,7 +30,7 @@ class GroupNormNHWC(CustomOp):
     outputs = ("y",)
     dtypes = ("float32", "float16", "bfloat16")
     kernel = "group_norm_nhwc.cu.jinja"
-    tactics: ClassVar = {"ahead": (8, 4), "blocks": (BLOCKS, 264, 132), "last": (0, 1)}
+    tactics: ClassVar = {"ahead": (8, 4), "blocks": (BLOCKS, 264, 132), "last": (1, 0)}
     function = """
         {% set old_axes, axes = ("axes = [-1], ", "") if opset < 18 else ("", ", last") %}
         last = Constant <value_ints = [-1]> ()
@@ -104,8 +104,8 @@ class GroupNormNHWC(CustomOp):
         *pixels, channels = inputs[0]
         packs = prod(pixels) * ceil_div(channels, PACK)
         if packs >= MANY:
-            return {"ahead": 8, "blocks": BLOCKS, "last": 0}
-        return {"ahead": 4, "blocks": 264 if packs >= FEW else 132, "last": 0}
+            return {"ahead": 8, "blocks": BLOCKS, "last": 1}
+        return {"ahead": 4, "blocks": 264 if packs >= FEW else 132, "last": 1}
 
     def workspace(self, inputs: tuple[Shape, ...], outputs: tuple[Shape, ...]) -> int:
         """Two floats per group of each slice, of the most slices there are."""
