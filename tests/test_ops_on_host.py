@@ -10,6 +10,7 @@ import pytest
 import sampling_op_cases
 import trtforge_ops as ops
 
+from trtforge.host_launch import ORDERS, launch_on_host
 from trtforge.op_testing import check_on_host, make_inputs
 
 SPECIAL = (np.nan, np.inf, -np.inf, 0.0, -0.0)
@@ -44,6 +45,19 @@ def test_gelu_by_a_polynomial_is_near_for_every_float16() -> None:
     x = every[np.isfinite(every)].reshape(-1, 256)
     bias = np.zeros(256, np.float16)
     check_on_host(ops.BiasGelu(), [x, bias], "float16", rtol=2.0**-10, atol=4e-6)
+
+
+def test_products_of_deform_conv_have_21_bits() -> None:
+    """One product a sum; the CPU cuts as tensor cores do (with parts in bfloat16: 18 bits)."""
+    rng = np.random.default_rng(0)
+    x = rng.uniform(1, 2, (1, 1, 16, 16)).astype(np.float32)
+    weight = rng.uniform(1, 2, (64, 1, 1, 1)).astype(np.float32)
+    places, mask = np.zeros((1, 2, 16, 16), np.float32), np.ones((1, 1, 16, 16), np.float32)
+    inputs = [x, weight, places, mask, np.zeros(64, np.float32)]
+    (y,) = launch_on_host(ops.DeformConv(), inputs, "float32", ORDERS[0])
+    error = abs(y / (x.astype(np.float64) * weight.reshape(1, 64, 1, 1)) - 1)
+    assert error.max() < 2.0**-21
+    assert error.mean() < 2.0**-24
 
 
 @pytest.mark.parametrize("scale", [1e-30, -3e25, 0.0])

@@ -3,24 +3,34 @@
 
 namespace trtforge {
 
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
+constexpr bool kSplit = false;  // a GPU without TF32
+#else
+constexpr bool kSplit = true;  // the CPU does as tensor cores do
+#endif
+
+/** The leading 11 bits of v, which tensor cores read. */
+__device__ __forceinline__ unsigned cut_to_tf32(unsigned v) { return v & 0xffffe000u; }
+
 /** Two numbers as `multiply` takes them.
  *
  * Tensor cores read 11 leading bits of TF32, so each number is the sum of a `high` one, rounded to
  * TF32, and a `low` one, of which they read as many: 2^-22 is lost. Infinity has no rest: its low
- * one is NaN. For GPUs without TF32, and for the CPU, they are just two numbers.
+ * one is NaN. For GPUs without TF32 they are just two numbers.
  */
 struct alignas(16) Pair {
     unsigned high[2], low[2];
     Pair() = default;
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
     __device__ __forceinline__ Pair(float first, float second)
-        : high{to_tf32(first), to_tf32(second)},
-          low{__float_as_uint(first - __uint_as_float(high[0])), __float_as_uint(second - __uint_as_float(high[1]))} {}
-    static __device__ __forceinline__ unsigned to_tf32(float v) { return __float_as_uint(v) + 0x1000u & 0xffffe000u; }
-#else
-    __device__ __forceinline__ Pair(float first, float second)
-        : high{__float_as_uint(first), __float_as_uint(second)}, low{0, 0} {}
-#endif
+        : high{high_of(first), high_of(second)}, low{low_of(first, high[0]), low_of(second, high[1])} {}
+
+private:
+    static __device__ __forceinline__ unsigned high_of(float v) {
+        return kSplit ? cut_to_tf32(__float_as_uint(v) + 0x1000u) : __float_as_uint(v);
+    }
+    static __device__ __forceinline__ unsigned low_of(float v, unsigned high) {
+        return kSplit ? __float_as_uint(v - __uint_as_float(high)) : 0;
+    }
 };
 
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
@@ -55,23 +65,31 @@ __device__ __forceinline__ void multiply(const Pair (&left)[M][2], const Pair (&
         }
 #else
     const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
-    const auto from = [](float v, int lane) { return __shfl_sync(0xffffffffu, v, lane); };
+    const auto from = [](const Pair& pair, int i, int lane) {
+        const unsigned long long both = __shfl_sync(0xffffffffu, (unsigned long long)(cut_to_tf32(pair.low[i])) << 32 | pair.high[i], lane);
+        return make_float2(__uint_as_float(unsigned(both)), __uint_as_float(unsigned(both >> 32)));
+    };
 #pragma unroll
     for (int k = 0; k < 8; ++k) {
-        float b[N][2];
+        float2 b[N][2];  // high and low
 #pragma unroll
         for (int n = 0; n < N; ++n)
 #pragma unroll
-            for (int i = 0; i < 2; ++i) b[n][i] = from(__uint_as_float(right[n].high[k / 4]), (2 * t + i) * 4 + k % 4);
+            for (int i = 0; i < 2; ++i) b[n][i] = from(right[n], k / 4, (2 * t + i) * 4 + k % 4);
 #pragma unroll
         for (int m = 0; m < M; ++m)
 #pragma unroll
             for (int row = 0; row < 2; ++row) {
-                const float a = from(__uint_as_float(left[m][row].high[k / 4]), g * 4 + k % 4);
+                const float2 a = from(left[m][row], k / 4, g * 4 + k % 4);
 #pragma unroll
                 for (int n = 0; n < N; ++n)
 #pragma unroll
-                    for (int i = 0; i < 2; ++i) sum[m][n][row * 2 + i] = fmaf(a, b[n][i], sum[m][n][row * 2 + i]);
+                    for (int i = 0; i < 2; ++i) {
+                        float& to = sum[m][n][row * 2 + i];
+                        if (kSplit) to = fmaf(a.y, b[n][i].x, to);
+                        if (kSplit && !Short) to = fmaf(a.x, b[n][i].y, to);
+                        to = fmaf(a.x, b[n][i].x, to);
+                    }
             }
     }
 #endif
