@@ -154,47 +154,47 @@ inline bool makeLaunches(
     Ranks const ranks = in.ranks();
     problem = "it was not exported for inputs of these ranks, or this tactic";
     if (variant == 0 && tactic == 1 && ranks == Ranks{3})
-    { // block 256, items 4
+    { // block 128, items 4
         problem.clear();
         if ((INT64_C(1) < (in(0, 0) * in(0, 1)))) {
-            made.push_back({"rows", (in(0, 0) * in(0, 1)), INT64_C(256), INT64_C(0), {(in(0, 0) * in(0, 1)), in(0, 2), INT64_C(1)}});
+            made.push_back({"rows", (in(0, 0) * in(0, 1)), INT64_C(128), INT64_C(0), {(in(0, 0) * in(0, 1)), in(0, 2), INT64_C(1)}});
         } else {
-            made.push_back({"rows", INT64_C(1), INT64_C(256), INT64_C(0), {(in(0, 0) * in(0, 1)), in(0, 2), INT64_C(1)}});
+            made.push_back({"rows", INT64_C(1), INT64_C(128), INT64_C(0), {(in(0, 0) * in(0, 1)), in(0, 2), INT64_C(1)}});
         }
         return problem.empty();
     }
     if (variant == 1 && tactic == 1 && ranks == Ranks{3})
-    { // block 256, items 4
+    { // block 128, items 4
         problem.clear();
         if ((in(0, 2) == INT64_C(1))) {
             if ((INT64_C(1) < (in(0, 0) * in(0, 2)))) {
-                made.push_back({"rows", (in(0, 0) * in(0, 2)), INT64_C(256), INT64_C(0), {(in(0, 0) * in(0, 2)), in(0, 1), in(0, 2)}});
+                made.push_back({"rows", (in(0, 0) * in(0, 2)), INT64_C(128), INT64_C(0), {(in(0, 0) * in(0, 2)), in(0, 1), in(0, 2)}});
             } else {
-                made.push_back({"rows", INT64_C(1), INT64_C(256), INT64_C(0), {(in(0, 0) * in(0, 2)), in(0, 1), in(0, 2)}});
+                made.push_back({"rows", INT64_C(1), INT64_C(128), INT64_C(0), {(in(0, 0) * in(0, 2)), in(0, 1), in(0, 2)}});
             }
         } else {
-            if ((INT64_C(1) < ceilDiv((in(0, 0) * in(0, 2)), INT64_C(256)))) {
-                made.push_back({"columns", ceilDiv((in(0, 0) * in(0, 2)), INT64_C(256)), INT64_C(256), INT64_C(0), {(in(0, 0) * in(0, 2)), in(0, 1), in(0, 2)}});
+            if ((INT64_C(1) < ceilDiv((in(0, 0) * in(0, 2)), INT64_C(128)))) {
+                made.push_back({"columns", ceilDiv((in(0, 0) * in(0, 2)), INT64_C(128)), INT64_C(128), INT64_C(0), {(in(0, 0) * in(0, 2)), in(0, 1), in(0, 2)}});
             } else {
-                made.push_back({"columns", INT64_C(1), INT64_C(256), INT64_C(0), {(in(0, 0) * in(0, 2)), in(0, 1), in(0, 2)}});
+                made.push_back({"columns", INT64_C(1), INT64_C(128), INT64_C(0), {(in(0, 0) * in(0, 2)), in(0, 1), in(0, 2)}});
             }
         }
         return problem.empty();
     }
     if (variant == 2 && tactic == 1 && ranks == Ranks{3})
-    { // block 256, items 4
+    { // block 128, items 4
         problem.clear();
         if ((in(0, 2) == INT64_C(1))) {
             if ((INT64_C(1) < (in(0, 0) * in(0, 2)))) {
-                made.push_back({"rows", (in(0, 0) * in(0, 2)), INT64_C(256), INT64_C(0), {(in(0, 0) * in(0, 2)), in(0, 1), in(0, 2)}});
+                made.push_back({"rows", (in(0, 0) * in(0, 2)), INT64_C(128), INT64_C(0), {(in(0, 0) * in(0, 2)), in(0, 1), in(0, 2)}});
             } else {
-                made.push_back({"rows", INT64_C(1), INT64_C(256), INT64_C(0), {(in(0, 0) * in(0, 2)), in(0, 1), in(0, 2)}});
+                made.push_back({"rows", INT64_C(1), INT64_C(128), INT64_C(0), {(in(0, 0) * in(0, 2)), in(0, 1), in(0, 2)}});
             }
         } else {
-            if ((INT64_C(1) < ceilDiv((in(0, 0) * in(0, 2)), INT64_C(256)))) {
-                made.push_back({"columns", ceilDiv((in(0, 0) * in(0, 2)), INT64_C(256)), INT64_C(256), INT64_C(0), {(in(0, 0) * in(0, 2)), in(0, 1), in(0, 2)}});
+            if ((INT64_C(1) < ceilDiv((in(0, 0) * in(0, 2)), INT64_C(128)))) {
+                made.push_back({"columns", ceilDiv((in(0, 0) * in(0, 2)), INT64_C(128)), INT64_C(128), INT64_C(0), {(in(0, 0) * in(0, 2)), in(0, 1), in(0, 2)}});
             } else {
-                made.push_back({"columns", INT64_C(1), INT64_C(256), INT64_C(0), {(in(0, 0) * in(0, 2)), in(0, 1), in(0, 2)}});
+                made.push_back({"columns", INT64_C(1), INT64_C(128), INT64_C(0), {(in(0, 0) * in(0, 2)), in(0, 1), in(0, 2)}});
             }
         }
         return problem.empty();
